@@ -1,7 +1,8 @@
 //! Reading a disk through chains of 1, 31 and 1,000 layers: ours and peers side by side.
 //!
-//! `cargo bench --bench chain_read -- [--quick] [--rounds N] [--dir DIR]`. The layers are in the page cache ("warm") but for the
-//! column that says "cold"; what the kernel keeps of a FUSE file is dropped before each measurement, so that servers are measured.
+//! `cargo bench --bench chain_read -- [--quick] [--rounds N] [--only DEPTH] [--dir DIR]`. As root all lies on an XFS of its own, on a loop
+//! device, so that extents can be shared. The layers are in the page cache ("warm") but for the columns that say "cold"; what the kernel
+//! keeps of a FUSE file is dropped before each measurement, so that servers are measured.
 #![expect(clippy::print_stdout, reason = "a bench talks to whoever started it")]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
@@ -22,19 +23,25 @@ use qcow2_rs::utils::qcow2_setup_dev_sync;
 use restorefs::chain::Disk;
 
 use kit::measure::{Mounted, Readable, megabytes, random, random_by_4, sequential};
-use kit::peer::{Peer, is_mounted, qemu_nbd, timed, uri};
+use kit::peer::{Peer, is_mounted, qemu_nbd, restorefs, timed, uri};
 use kit::table::Table;
 use kit::world::{Daemon, World};
 use kit::{Options, Result};
 
 const SEQUENTIAL: &str = "sequential MB/s";
 const COLD: &str = "cold sequential MB/s";
+const COLD_RANDOM: &str = "cold 4k random, 1 thread, k/s";
 const RANDOM: &str = "4k random, 1 thread, k/s";
 const RANDOM_4: &str = "4 threads, k/s";
 const REFERENCE: &str = "qemu-storage-daemon FUSE";
 const PLAIN: &str = "plain file";
 const OTHER_BYTES: &str = "reads other bytes";
 const OURS: &str = "restorefs mount";
+const PASSTHROUGH: &str = "restorefs mount -o passthrough";
+/// Size of the filesystem for the benches; the file that holds it is sparse.
+const XFS_BYTES: u64 = 32 << 30;
+/// How long a flat disk may take.
+const FLAT_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A way to read the disk.
 enum Way {
@@ -74,8 +81,18 @@ fn main() -> Result<()> {
 fn run() -> Result<()> {
     let options = Options::parse()?;
     let size_bytes = options.pick(512 << 20, 4 << 30);
-    let depths: &[usize] = options.pick(&[1, 31], &[1, 31, 1000]);
-    let raw = options.dir().join("disk.raw");
+    let mut depths = options.pick(vec![1, 31], vec![1, 31, 1000]);
+    if let Some(only) = &options.only {
+        depths = vec![only.parse()?];
+    }
+    let (base, _xfs) = match Xfs::make(options.dir()) {
+        Ok(xfs) => (xfs.0.clone(), Some(xfs)),
+        Err(e) => {
+            println!("Without an XFS of its own, and so without passthrough: {e}");
+            (options.dir().to_owned(), None)
+        }
+    };
+    let raw = base.join("disk.raw");
     let data = kit::disk::make(&raw, size_bytes, 1)?;
     let scene = Scene {
         options: &options,
@@ -83,10 +100,10 @@ fn run() -> Result<()> {
         data: &data,
         raw: &raw,
     };
-    let repository = options.dir().join("repo");
+    let repository = base.join("repo");
     let mut opened = VecDeque::new();
     let world = World::make(&repository)?;
-    for depth in depths {
+    for depth in &depths {
         let vm = format!("d{depth}");
         // Few layers change much, many layers change little: about as many extents either way.
         let changed = (data.len() / 2 / depth).clamp(16, 512);
@@ -95,14 +112,34 @@ fn run() -> Result<()> {
     }
     drop(world);
     let daemon = Daemon::start(&repository, options.dir())?;
+    let passed = pass_through(&repository, &options.dir().join("passed"));
     for (depth, vm, (disk, layer)) in opened {
         let title = format!(
             "Chain of {depth}: {} MiB, {} MiB of data",
             size_bytes >> 20,
             data.len() / 16
         );
-        let mut table = Table::new(title, REFERENCE, &[SEQUENTIAL, COLD, RANDOM, RANDOM_4]);
-        let rows = scene.rows(&daemon, &vm, disk, &layer, &mut table)?;
+        let mut table = Table::new(
+            title,
+            REFERENCE,
+            &[SEQUENTIAL, COLD, RANDOM, RANDOM_4, COLD_RANDOM],
+        );
+        let mut rows = scene.rows(&daemon, &vm, disk, &layer, &mut table)?;
+        match &passed {
+            Ok((_, mountpoint)) => match flat(&mountpoint.join(&vm).join("latest")) {
+                Ok(file) => rows.insert(
+                    1,
+                    Row {
+                        name: PASSTHROUGH,
+                        // What it keeps is the flat disk's page cache, as the plain file's is its own.
+                        way: Way::Shared(Box::new(Mounted::open(&file, false)?)),
+                        _peers: vec![],
+                    },
+                ),
+                Err(e) => table.note(format!("{PASSTHROUGH}: {e}")),
+            },
+            Err(e) => table.note(format!("{PASSTHROUGH}: {e}")),
+        }
         let rows = scene.agree(rows, &mut table)?;
         scene.measure(&rows, &mut table)?;
         println!("{}", table.render());
@@ -253,6 +290,19 @@ impl Scene<'_> {
             }
             table.add(row.name, COLD, self.sequential(row)?);
         }
+        for _ in 0..self.options.rounds {
+            for row in rows {
+                let source: &dyn Readable = match &row.way {
+                    Way::Shared(source) => source.as_ref(),
+                    Way::Single(source) => source.as_ref(),
+                    Way::Copies(_) => continue,
+                };
+                if drop_caches().is_err() {
+                    return Ok(());
+                }
+                table.add(row.name, COLD_RANDOM, random(source, self.data, time)?);
+            }
+        }
         Ok(())
     }
 
@@ -267,6 +317,72 @@ impl Scene<'_> {
                 Ok(megabytes(self.size_bytes) / timed(&mut copy)?)
             }
         }
+    }
+}
+
+/// A mounted XFS.
+struct Xfs(PathBuf);
+
+impl Xfs {
+    fn make(dir: &Path) -> Result<Self> {
+        let (image, at) = (dir.join("xfs.img"), dir.join("xfs"));
+        std::fs::File::create(&image)?.set_len(XFS_BYTES)?;
+        timed(
+            Command::new("mkfs.xfs")
+                .args(["-q", "-m", "reflink=1"])
+                .arg(&image),
+        )?;
+        std::fs::create_dir(&at)?;
+        timed(
+            Command::new("mount")
+                .args(["-o", "loop"])
+                .arg(&image)
+                .arg(&at),
+        )?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Xfs {
+    fn drop(&mut self) {
+        if let Err(e) = timed(Command::new("umount").arg(&self.0)) {
+            println!("{} is left: {e}", self.0.display());
+        }
+    }
+}
+
+/// A mount whose disks are read by passthrough, and where it is.
+fn pass_through(repository: &Path, mountpoint: &Path) -> Result<(Peer, PathBuf)> {
+    std::fs::create_dir(mountpoint)?;
+    let mut command = restorefs(repository);
+    command.args(["mount", "--foreground", "-o", "passthrough"]);
+    let peer = Peer::start(command.arg(mountpoint), Some(mountpoint), || {
+        is_mounted(mountpoint)
+    })?;
+    Ok((peer, mountpoint.to_owned()))
+}
+
+/// Reads a disk once, so that its flat disk is made, and waits for it; the disk's file.
+fn flat(point: &Path) -> Result<PathBuf> {
+    let file = point.join("disks/vda.raw");
+    Mounted::open(&file, true)?.read(0, &mut [0; 4096])?;
+    let begin = std::time::Instant::now();
+    loop {
+        let info = std::fs::read_to_string(point.join("info.json"))?;
+        if info.contains("\"read_path\": \"passthrough\"") {
+            println!(
+                "The flat disk was made in {:.2} s.",
+                begin.elapsed().as_secs_f64()
+            );
+            return Ok(file);
+        }
+        if let Some(reason) = info.lines().find(|line| line.contains("read_path_reason")) {
+            return Err(reason.trim().into());
+        }
+        if begin.elapsed() > FLAT_PATIENCE {
+            return Err("no flat disk was made in time".into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

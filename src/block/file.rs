@@ -103,7 +103,7 @@ impl FileDisk {
         self.is_device
     }
 
-    /// The open file, for operations that only local files support (reflink, passthrough).
+    /// The open file, for operations that only local files support.
     #[must_use]
     pub const fn file(&self) -> &File {
         &self.file
@@ -169,6 +169,10 @@ impl FileDisk {
 impl ReadAt for FileDisk {
     fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Acquire)
+    }
+
+    fn local_file(&self) -> Option<&File> {
+        Some(&self.file)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {

@@ -24,6 +24,7 @@ pub use memory::MemoryDisk;
 pub use overlay::Overlay;
 pub use weighted::Weighted;
 
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -53,6 +54,12 @@ pub trait ReadAt: Send + Sync {
             kind: ExtentKind::Data,
             length_bytes: length_max,
         })
+    }
+
+    /// Optional capability: the open local file that has exactly these bytes, for operations of its filesystem
+    /// (reflink, passthrough).
+    fn local_file(&self) -> Option<&File> {
+        None
     }
 }
 
@@ -134,5 +141,8 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     }
     fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
         (**self).extent_at(offset, length_max)
+    }
+    fn local_file(&self) -> Option<&File> {
+        (**self).local_file()
     }
 }

@@ -22,17 +22,17 @@ const DEPTH_MAX: usize = 65_536;
 const FLAT_DEPTH: usize = 64;
 
 /// Facts about a chain that need none of its tables.
-struct Shape {
-    id: ChainId,
-    layers: Vec<LayerMeta>,
+pub(super) struct Shape {
+    pub(super) id: ChainId,
+    pub(super) layers: Vec<LayerMeta>,
     size_bytes: u64,
     flat: OnceLock<Option<Flat>>,
 }
 
-struct LayerMeta {
-    slot: String,
-    id: LayerId,
-    size_bytes: u64,
+pub(super) struct LayerMeta {
+    pub(super) slot: String,
+    pub(super) id: LayerId,
+    pub(super) size_bytes: u64,
     /// The open layer, as long as the pool keeps it. This spares the hot path the pool's own lock.
     handle: Mutex<Weak<Layer>>,
 }
@@ -59,7 +59,7 @@ pub struct LayerHold {
 /// A disk, flattened.
 pub struct Disk {
     pool: Arc<Pool>,
-    source: Arc<dyn LayerSource>,
+    pub(super) source: Arc<dyn LayerSource>,
     flat: Option<Arc<dyn FlatStore>>,
     top: String,
     size_bytes: u64,
@@ -202,13 +202,13 @@ impl Disk {
         })
     }
 
-    fn shape(&self) -> Arc<Shape> {
+    pub(super) fn shape(&self) -> Arc<Shape> {
         Arc::clone(&self.shape.read())
     }
 
     /// Runs `f`. When a layer has been replaced meanwhile (by a merge) and cannot be opened any more, it walks the
     /// chain anew and runs `f` again.
-    fn fresh<T>(&self, mut f: impl FnMut(&Shape) -> Result<T>) -> Result<T> {
+    pub(super) fn fresh<T>(&self, mut f: impl FnMut(&Shape) -> Result<T>) -> Result<T> {
         let mut shape = self.shape();
         for _ in 1..walk::WALKS_MAX {
             match f(&shape) {
@@ -219,7 +219,7 @@ impl Disk {
         f(&shape)
     }
 
-    fn walk_again(&self, stale: &Shape) -> Result<Arc<Shape>> {
+    pub(super) fn walk_again(&self, stale: &Shape) -> Result<Arc<Shape>> {
         for layer in &stale.layers {
             self.pool
                 .forget_layer(self.source.as_ref(), &layer.slot, layer.id);
@@ -237,7 +237,7 @@ impl Disk {
         Ok(anew)
     }
 
-    fn layer(&self, shape: &Shape, index: LayerIndex) -> Result<Arc<Layer>> {
+    pub(super) fn layer(&self, shape: &Shape, index: LayerIndex) -> Result<Arc<Layer>> {
         let meta = shape
             .layers
             .get(usize_from_u32(index.0))
@@ -253,7 +253,7 @@ impl Disk {
         Ok(layer)
     }
 
-    fn range(&self, shape: &Shape, index: u64) -> Result<Arc<Range>> {
+    pub(super) fn range(&self, shape: &Shape, index: u64) -> Result<Arc<Range>> {
         if let Some(range) = self.pool.range(shape.id, index) {
             return Ok(range);
         }

@@ -19,9 +19,11 @@ mod extent;
 mod flat;
 mod pool;
 mod range;
+mod runs;
 mod walk;
 
 pub use disk::{Disk, LayerHold};
 pub use flat::FlatStore;
 pub use pool::{LayerSource, Pool, PoolLimits};
+pub use runs::{ChainRuns, Run, RunPlace};
 pub use walk::{ChainId, Trail, settled};

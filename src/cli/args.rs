@@ -459,7 +459,8 @@ pub struct Mount {
     /// Mount what this configuration names, for the daemons that serve it (root)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["mountpoint", "options", "foreground", "nbd"])]
     pub config: Option<PathBuf>,
-    /// Options as mount(8) takes them: vm=PATTERN,allow_other,uid=,gid=,umask=,exec,noxattr,symlinks=rebase,nonempty,poll=SECONDS
+    /// Options as mount(8) takes them: vm=PATTERN,allow_other,uid=,gid=,umask=,exec,noxattr,passthrough,symlinks=rebase,nonempty,
+    /// poll=SECONDS
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Serve the restore points that the mount shows over NBD as well, on this Unix socket, read-only, as VM/POINT/DISK

@@ -16,6 +16,7 @@ use fuser::{
 };
 
 use super::attr::{TTL_COMMITTED, attr, file_type, nothing, ttl, unknown};
+use super::passthrough::Opens;
 use super::reply::{Answer, BACKGROUND, GENERATION, NAME_MAX, STATFS_BLOCK, empty, sized};
 use super::{change, errno};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,11 +39,14 @@ pub(super) struct Adapter {
     /// Whether `open` returns ENOSYS; false on kernels that do not support that.
     stateless_open: AtomicBool,
     stateless_opendir: AtomicBool,
+    /// The open disks of a mount with passthrough.
+    opens: Option<Opens>,
 }
 
 impl Adapter {
-    pub(super) const fn new(tree: Arc<Tree>) -> Self {
+    pub(super) fn new(tree: Arc<Tree>) -> Self {
         Self {
+            opens: tree.options().passthrough.then(Opens::default),
             tree,
             stateless_open: AtomicBool::new(false),
             stateless_opendir: AtomicBool::new(false),
@@ -104,6 +108,13 @@ impl Adapter {
         Ok(())
     }
 
+    /// Makes the flat disk of a disk in the background, where the kernel would take it.
+    fn make_flat(&self, opens: &Opens, node: INodeNo) {
+        if opens.refusal().is_none() {
+            self.tree.make_flat(ino(node));
+        }
+    }
+
     fn seek(&self, node: Ino, offset: i64, whence: i32) -> Result<i64> {
         let offset = u64::try_from(offset).map_err(|_| Error::invalid("a negative offset"))?;
         let at = match whence {
@@ -137,6 +148,13 @@ impl Filesystem for Adapter {
         // shows as that user's own.
         if !options.noxattr && !options.single_user {
             wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        if let Some(opens) = &self.opens {
+            opens.ask(config);
+            // Passthrough is decided at each open.
+            if opens.refusal().is_none() {
+                wanted.remove(InitFlags::FUSE_NO_OPEN_SUPPORT);
+            }
         }
         let granted = wanted & config.capabilities();
         if let Err(missing) = config.add_capabilities(granted) {
@@ -203,12 +221,34 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn open(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         if self.stateless_open.load(Ordering::Relaxed) {
-            reply.error(Errno::ENOSYS);
-        } else {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+            return reply.error(Errno::ENOSYS);
         }
+        match &self.opens {
+            Some(opens) if self.tree.is_whole_disk(ino(node)) => {
+                if opens.answer(node, reply, || self.tree.flat_disk(ino(node))) {
+                    self.make_flat(opens, node);
+                }
+            }
+            _ => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Some(opens) = &self.opens {
+            opens.release(node);
+        }
+        reply.ok();
     }
 
     fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -230,6 +270,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        // Noted before the reply: a release may follow it.
+        if let Some(opens) = &self.opens
+            && opens.note_read(node)
+        {
+            self.make_flat(opens, node);
+        }
         BUFFER.with_borrow_mut(|buffer| {
             let size = usize_from_u32(size);
             if buffer.len() < size {

@@ -35,6 +35,7 @@ mod mountinfo;
 mod mountpoint;
 mod notify;
 mod options;
+mod passthrough;
 mod readahead;
 mod removal;
 mod reply;

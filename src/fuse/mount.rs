@@ -64,6 +64,9 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
         options,
         is_by_path,
     };
+    if options.passthrough && !tree.options().passthrough {
+        tracing::warn!("the disks are read without passthrough, which needs root");
+    }
     if rustix::process::geteuid().is_root() {
         match mount_on_held(tree, &subject(false), mountpoint) {
             // A root user who cannot mount (in a container) uses the helper.
@@ -141,6 +144,7 @@ pub fn serve(
     options: &MountOptions,
 ) -> Result<Mounted> {
     handed_mount::check(&descriptor)?;
+    options.is_writable(tree.is_writable())?;
     let mut config = config(options);
     // A sandbox may lack the device file, from which further descriptors of the mount are opened.
     config.clone_fd = std::fs::File::open(handed_mount::DEVICE).is_ok();

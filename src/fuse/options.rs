@@ -35,6 +35,8 @@ pub struct MountOptions {
     pub threads: Option<usize>,
     /// LIMIT: largest read in bytes that the kernel may send; by default the kernel's own limit.
     pub max_read: Option<u32>,
+    /// Whether whole disks are read by passthrough, where that works.
+    pub passthrough: bool,
     /// How the mount learns of new points.
     pub follow: Follow,
     /// SELinux labels of everything in the mount.
@@ -126,6 +128,7 @@ impl MountOptions {
                     )
                     .advise("unmount, and mount again with the options that you want"));
                 }
+                "passthrough" => self.passthrough = true,
                 "noxattr" => self.noxattr = true,
                 "symlinks" => {
                     self.rebase = match value {
@@ -163,7 +166,7 @@ impl MountOptions {
                         "unknown mount option \"{}\"",
                         option.escape_debug()
                     ))
-                    .advise("known are ro, rw, vm=, allow_other, allow_forget, nonempty, uid=, gid=, umask=, exec, noxattr, symlinks=rebase, max_read=, threads=, poll=SECONDS, noinotify, context=\"LABEL\""));
+                    .advise("known are ro, rw, vm=, allow_other, allow_forget, nonempty, uid=, gid=, umask=, exec, noxattr, passthrough, symlinks=rebase, max_read=, threads=, poll=SECONDS, noinotify, context=\"LABEL\""));
                 }
             }
         }
@@ -187,6 +190,11 @@ impl MountOptions {
     /// # Errors
     /// `InvalidInput` for options that only a writable mount has.
     pub fn is_writable(&self, could: bool) -> Result<bool> {
+        if could && self.passthrough {
+            return Err(Error::invalid(
+                "passthrough is for a mount that no daemon serves (restorefs mount -o passthrough, as root)",
+            ));
+        }
         let is_writable = could && self.read_only != Some(true);
         if !is_writable && self.read_only == Some(false) {
             return Err(Error::invalid(
@@ -210,6 +218,7 @@ impl MountOptions {
             umask: self.umask,
             single_user: euid != 0,
             noxattr: self.noxattr,
+            passthrough: self.passthrough && euid == 0,
             rebase: self.rebase,
             vms: self.vms.clone(),
             writable,

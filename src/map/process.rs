@@ -16,12 +16,14 @@ use super::place::{MapDir, MapId, file_name};
 use super::record::{DISKS_MAX, NewRecord, Record};
 use super::release::{abandon, release_own};
 use crate::block::{FileDisk, Overlay, ReadAt};
-use crate::chain::LayerHold;
+use crate::chain::{Disk, LayerHold};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::disk::{Content, DiskMount, mount};
 use crate::guest::partition;
+use crate::point::FlatDisks;
 use crate::repo::selector::Selector;
 use crate::sys::beneath::Access;
+use crate::sys::direct;
 use crate::sys::loop_device::{self, SECTOR_BYTES};
 use crate::sys::scratch;
 use crate::tree::{PointDiskView, PointView, Tree};
@@ -33,8 +35,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A disk whose layers stay open.
 struct HeldDisk {
     name: DiskName,
-    disk: Arc<dyn ReadAt>,
+    disk: Arc<Disk>,
+    /// The disk's flat disk.
+    flat: Option<Arc<File>>,
     _layers: LayerHold,
+}
+
+impl HeldDisk {
+    /// Opens the flat disk; makes it where there is none.
+    fn flatten(&mut self, flats: &FlatDisks, point: &PointView) -> Result<()> {
+        let found = point.entry.disks.iter().find(|disk| disk.name == self.name);
+        let slot = found
+            .map(|disk| &disk.layer)
+            .ok_or_else(|| Error::not_found("the index does not know the disk"))?;
+        let file = flats.open_or_make(point.vm_id, slot, &self.disk)?;
+        // The driver reads its file by direct I/O.
+        if !direct::takes_units(&file, sector(self))? {
+            return Err(Error::unsupported(
+                "the repository's filesystem takes no direct reads in sectors of this disk",
+            ));
+        }
+        self.flat = Some(Arc::new(file));
+        Ok(())
+    }
 }
 
 /// Cleans up when the process fails before the map is unmapped.
@@ -70,7 +93,17 @@ pub fn run(
             "this process cannot be marked as needed to free memory (PR_SET_IO_FLUSHER)"
         );
     }
-    let (point, disks) = open(tree, order)?;
+    let (point, mut disks) = open(tree, order)?;
+    let flats = FlatDisks::new(tree.repository());
+    let mut reason = None;
+    if order.scratch.is_none() {
+        for held in &mut disks {
+            if let Err(error) = held.flatten(&flats, &point) {
+                tracing::warn!(disk = %held.name, error = %error.report(), "the disk is read without passthrough");
+                reason.get_or_insert_with(|| error.report());
+            }
+        }
+    }
     let contents = disks
         .iter()
         .map(|held| Ok((file_name(&held.name), content(held, order)?)))
@@ -87,6 +120,8 @@ pub fn run(
         .iter()
         .map(|held| (held.name.clone(), held.disk.size_bytes(), sector(held)));
     let attached = device_helper::attach(order, sizes.collect())?;
+    let is_passthrough = mounted.is_passthrough();
+    let reason = reason.or_else(|| mounted.refusal());
     let root = tree.repository().store().local_root();
     let record = Record::new(NewRecord {
         repository: root.map_or_else(String::new, |root| root.display().to_string()),
@@ -96,6 +131,8 @@ pub fn run(
         asked: order.selector.to_string(),
         scratch: order.scratch.clone(),
         partitions: order.partitions,
+        is_passthrough,
+        path_reason: reason.filter(|_| !is_passthrough),
         disks: attached,
     });
     {
@@ -178,6 +215,7 @@ fn hold(open: PointDiskView) -> Result<HeldDisk> {
     Ok(HeldDisk {
         name,
         disk: open.disk,
+        flat: None,
         _layers: layers,
     })
 }
@@ -185,7 +223,8 @@ fn hold(open: PointDiskView) -> Result<HeldDisk> {
 /// The sector size in bytes that the disk's partition table uses, so that the kernel reads the
 /// table as the guest did. A disk without a table has 512.
 fn sector(held: &HeldDisk) -> u32 {
-    let found = match partition::scan(&held.disk, 0) {
+    let disk: Arc<dyn ReadAt> = Arc::<Disk>::clone(&held.disk);
+    let found = match partition::scan(&disk, 0) {
         Ok(table) => u32::try_from(table.sector_bytes).unwrap_or(SECTOR_BYTES),
         Err(error) => {
             tracing::debug!(error = %error.report(), "the sector size cannot be read from the partition table");
@@ -200,9 +239,9 @@ fn sector(held: &HeldDisk) -> u32 {
 }
 
 fn content(held: &HeldDisk, order: &Order) -> Result<Content> {
-    let disk = Arc::clone(&held.disk);
+    let disk: Arc<dyn ReadAt> = Arc::<Disk>::clone(&held.disk);
     let Some(dir) = &order.scratch else {
-        return Ok(Content::Fixed(disk));
+        return Ok(Content::Fixed(disk, held.flat.clone()));
     };
     let file = scratch::file(dir)
         .map_err(|e| e.advise("name a directory for the written data: --scratch=DIR"))?;

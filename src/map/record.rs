@@ -56,8 +56,11 @@ pub struct Record {
     pub scratch: Option<PathBuf>,
     /// Whether partitions get devices too.
     pub partitions: bool,
-    /// The transport of bytes to the kernel: `fuse`.
+    /// How the kernel gets the bytes: `passthrough` (from the flat disks in the cache), or `fuse` (from this process).
     pub path: String,
+    /// Why not by passthrough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_reason: Option<String>,
     /// The disks.
     pub disks: Vec<RecordDisk>,
 }
@@ -72,6 +75,8 @@ pub(super) struct NewRecord {
     pub(super) asked: String,
     pub(super) scratch: Option<PathBuf>,
     pub(super) partitions: bool,
+    pub(super) is_passthrough: bool,
+    pub(super) path_reason: Option<String>,
     pub(super) disks: Vec<RecordDisk>,
 }
 
@@ -89,7 +94,13 @@ impl Record {
             read_only: new.scratch.is_none(),
             scratch: new.scratch,
             partitions: new.partitions,
-            path: "fuse".to_owned(),
+            path: if new.is_passthrough {
+                "passthrough"
+            } else {
+                "fuse"
+            }
+            .to_owned(),
+            path_reason: new.path_reason,
             disks: new.disks,
         }
     }
@@ -157,6 +168,8 @@ mod tests {
             asked: "web01@latest".to_owned(),
             scratch: Some("/var/tmp".into()),
             partitions: false,
+            is_passthrough: true,
+            path_reason: None,
             disks: vec![RecordDisk {
                 disk: DiskName::new("vda").unwrap(),
                 device: "/dev/loop7".into(),

@@ -14,6 +14,7 @@
 pub mod authentication;
 pub mod cache;
 mod family;
+pub mod flat;
 pub mod fuse;
 pub mod ingest;
 pub mod job;
@@ -40,6 +41,7 @@ struct Series {
     registry: Registry,
     authentication: authentication::Series,
     cache: cache::Series,
+    flat: flat::Series,
     fuse: fuse::Series,
     ingest: ingest::Series,
     job: job::Series,
@@ -54,6 +56,7 @@ impl Series {
         Ok(Self {
             authentication: authentication::Series::register(&registry)?,
             cache: cache::Series::register(&registry)?,
+            flat: flat::Series::register(&registry)?,
             fuse: fuse::Series::register(&registry)?,
             ingest: ingest::Series::register(&registry)?,
             job: job::Series::register(&registry)?,
@@ -81,6 +84,7 @@ pub fn families() -> Vec<&'static Family> {
     [
         authentication::FAMILIES,
         cache::FAMILIES,
+        flat::FAMILIES,
         fuse::FAMILIES,
         ingest::FAMILIES,
         job::FAMILIES,

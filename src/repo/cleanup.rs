@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::flat_disk;
 use super::garbage::is_build_held;
 use super::layout::{self, MAP_SUFFIX, POINT_FILE, SESSION_FILE, VmKeys};
 use super::repository::{Repository, absent_is_empty};
@@ -115,13 +116,14 @@ pub(super) fn is_published(
     Ok(false)
 }
 
-/// Deletes the flattened maps of a VM's chains, some of which are gone. They are made again when they are needed;
-/// readers that have one open read on.
+/// Deletes the flattened maps and the flat disks of a VM's chains, some of which are gone. They are made again when they
+/// are needed; readers that have one open read on.
 ///
 /// # Errors
 /// `Io`.
 pub(super) fn discard_maps(repository: &Repository, vm: VmId) -> Result<()> {
-    gone(repository.stage().delete(&layout::flat_maps_of(vm)?))
+    let flat = flat_disk::discard(repository, vm);
+    gone(repository.stage().delete(&layout::flat_maps_of(vm)?)).and(flat)
 }
 
 /// Deletes flattened maps that earlier releases named by the top layer alone.

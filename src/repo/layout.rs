@@ -325,6 +325,22 @@ pub fn flat_map(vm: VmId, chain: ChainId) -> Result<Key> {
     flat_maps_of(vm)?.join(&format!("{chain}.map"))
 }
 
+/// `cache/flat`: flat disks, which share the extents of layers.
+///
+/// # Errors
+/// As [`format()`].
+pub fn flat_disks() -> Result<Key> {
+    cache()?.join("flat")
+}
+
+/// `cache/flat/<vm_id>`: the flat disks of a VM.
+///
+/// # Errors
+/// As [`format()`].
+pub fn flat_disks_of(vm: VmId) -> Result<Key> {
+    flat_disks()?.join(&vm.to_string())
+}
+
 /// The session's name when `component` is `.<name>.partial`.
 #[must_use]
 pub fn session_name(component: &str) -> Option<PointName> {

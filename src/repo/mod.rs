@@ -32,6 +32,7 @@
 //! | change or note policies | read again | of a VM that gets or loses its own policy | one mutex for `policies/` |
 //! | run policies | of each step, as above | as above | `policies/run.lock` |
 //! | empty the trash | held by the owner | | |
+//! | make a flat disk | | | flock of its own file; the slots are looked at again when it has its name |
 //! | hold | held by the owner | | forget, replace, emptying the trash and garbage wait for its end, or are refused |
 //! | a line of the history | held by the owner | | one append at a time |
 //! | a job of a process without the lock | | | a new file in `jobs/late` |
@@ -49,6 +50,7 @@ pub mod clean;
 mod cleanup;
 pub mod content;
 pub mod entry;
+pub mod flat_disk;
 mod forget;
 pub mod format;
 mod garbage;
@@ -89,6 +91,7 @@ mod undelete;
 mod unwritten;
 mod uses;
 
+pub use flat_disk::FlatDisk;
 pub use forget::Forgetting;
 pub use hold::Hold;
 pub use job::{Ending, Job, JobDisk, JobResult};

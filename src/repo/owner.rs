@@ -13,6 +13,7 @@ use super::catalog::Catalog;
 use super::clean::CleanVm;
 use super::cleanup;
 use super::entry::{VmCell, VmEntry};
+use super::flat_disk;
 use super::heartbeat::Heartbeat;
 use super::hold::Holds;
 use super::job::{self, Job};
@@ -133,6 +134,9 @@ impl Owner {
         trash::empty(repository, clock.now())?;
         if let Err(e) = cleanup::discard_old_maps(repository) {
             tracing::warn!(error = %e.report(), "flattened maps of an earlier release are left over");
+        }
+        if let Err(e) = flat_disk::sweep(repository) {
+            tracing::warn!(error = %e.report(), "flat disks that were not finished are left over");
         }
         let history = Mutex::default();
         let mut others = Vec::new();
@@ -334,15 +338,25 @@ impl Owner {
     /// Errors of `work`.
     pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
-            Err(e) if e.kind() == ErrorKind::NoSpace && self.reserve.release(&self.repository) => {
-                work()
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                if flat_disk::release(&self.repository) {
+                    match work() {
+                        Err(e) if e.kind() == ErrorKind::NoSpace => {}
+                        other => return other,
+                    }
+                }
+                if self.reserve.release(&self.repository) {
+                    return work();
+                }
+                Err(e)
             }
             other => other,
         }
     }
 
-    /// Makes the reserve again when there is enough space.
+    /// Makes the reserve again when there is enough space; where space is short, removes the flat disks.
     pub fn restock(&self) {
+        flat_disk::release_if_short(&self.repository);
         self.reserve.restock(&self.repository);
     }
 

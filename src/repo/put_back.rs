@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::entry::VmEntry;
+use super::flat_disk;
 use super::layer_file::LayerFile;
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
@@ -153,6 +154,8 @@ impl Owner {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
+        // The id stays, so flat disks that share the damaged file's extents would be taken for this one's.
+        flat_disk::discard(repository, entry.vm.vm_id)?;
         tracing::info!(vm = %vm, slot = %slot, "a layer was put back from a copy");
         store.sweep(&keys.layers()?)
     }

@@ -13,6 +13,7 @@ pub mod beneath;
 pub mod child;
 pub mod confine;
 pub mod device;
+pub mod direct;
 pub mod durable;
 pub mod flock;
 pub mod hole;

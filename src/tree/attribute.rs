@@ -71,6 +71,8 @@ pub struct TreeOptions {
     pub vms: Vec<String>,
     /// Whether this process owns the repository, and so may write to `cache/`.
     pub writable: bool,
+    /// Whether whole disks are opened by passthrough, where they have a flat disk.
+    pub passthrough: bool,
     /// Where the readers of guests' filesystems run.
     pub isolation: Isolation,
     /// Memory limits.

@@ -43,12 +43,34 @@ fn disk(disk: &PointDisk) -> Value {
     })
 }
 
+/// How a disk is read.
+#[derive(Debug, Default)]
+pub(super) struct ReadPath {
+    /// Bytes that its flat disk takes, as `du` counts; `None` where there is none.
+    pub(super) flat_bytes: Option<u64>,
+    /// Whether an open of the disk reads the flat disk.
+    pub(super) passthrough: bool,
+    /// Why not, where that was asked for.
+    pub(super) reason: Option<String>,
+}
+
+impl ReadPath {
+    const fn name(&self) -> &'static str {
+        if self.passthrough {
+            "passthrough"
+        } else {
+            "buffered"
+        }
+    }
+}
+
 /// `info.json`. Unreadable parts are listed under `damage`; the rest is from the index.
 pub(super) fn info(
     view: &PointView,
     point: &Result<std::sync::Arc<Point>>,
     state: &Result<State>,
     stored: &Result<StoredBytes>,
+    paths: &[ReadPath],
 ) -> Vec<u8> {
     let entry = &view.entry;
     let point_sidecar: Option<&Point> = point.as_ref().ok().map(AsRef::as_ref);
@@ -61,6 +83,14 @@ pub(super) fn info(
         if let Value::Object(fields) = disk {
             fields.insert("stored_bytes".to_owned(), json!(of_disks.get(n)));
             fields.insert("depth".to_owned(), json!(entry.depth));
+            let path = paths.get(n);
+            let name = path.map_or("buffered", ReadPath::name);
+            fields.insert("read_path".to_owned(), json!(name));
+            let flat_bytes = path.and_then(|path| path.flat_bytes);
+            fields.insert("flat_bytes".to_owned(), json!(flat_bytes));
+            if let Some(reason) = path.and_then(|path| path.reason.as_ref()) {
+                fields.insert("read_path_reason".to_owned(), json!(reason));
+            }
         }
     }
     let attached: Vec<Value> = point_sidecar
@@ -79,6 +109,7 @@ pub(super) fn info(
     .flatten()
     .map(Error::report)
     .collect();
+    let is_passed = !paths.is_empty() && paths.iter().all(|path| path.passthrough);
     let mut info = json!({
         "schema": 1,
         "vm": view.vm,
@@ -99,7 +130,7 @@ pub(super) fn info(
         "stored_bytes": stored.as_ref().ok().and_then(StoredBytes::total),
         "check": entry.check,
         "checked_at": entry.checked_at,
-        "read_path": "buffered",
+        "read_path": if is_passed { "passthrough" } else { "buffered" },
         "writer": point_sidecar.map(|point| &point.writer),
     });
     if let (false, Value::Object(fields)) = (damage.is_empty(), &mut info) {

@@ -27,6 +27,7 @@ mod disk;
 mod document;
 mod entry;
 mod files;
+mod flat;
 mod harm;
 mod harmed;
 mod inode;

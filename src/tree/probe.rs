@@ -138,6 +138,7 @@ impl Tree {
                 &self.shared.disks.point(point),
                 &state,
                 &stored,
+                &self.read_paths(point),
             ));
         }
         // A probe of this process is newer than the state.

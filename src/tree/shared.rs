@@ -17,6 +17,7 @@ use lru::LruCache;
 use super::attribute::TreeOptions;
 use super::cache::Flights;
 use super::disk::Disks;
+use super::flat::Flats;
 use super::inode::{Ino, Table};
 use super::probe::Kept;
 use super::snapshot::{Loader, Snapshot};
@@ -38,6 +39,7 @@ const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 /// State of a repository that the trees of one process share.
 pub(super) struct SharedState {
     pub(super) disks: Arc<Disks>,
+    pub(super) flats: Flats,
     pub(super) scanner: Arc<Scanner>,
     pub(super) table: Table,
     pub(super) kept: Flights<PointId, Kept>,
@@ -67,6 +69,7 @@ impl SharedState {
             scanner: Arc::new(Scanner::new(&disks, options)),
             table: Table::open(repository, options.writable),
             disks,
+            flats: Flats::default(),
             kept: Flights::new(KEPT, Cache::TreeVolumes),
             contents: Weighted::metered(usize_from_u64(memory.runs()), Cache::TreeContents),
             documents: Weighted::metered(

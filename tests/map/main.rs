@@ -10,6 +10,7 @@
 mod attack;
 mod bad_input;
 mod device;
+mod flat;
 mod kill;
 #[path = "../kit/mod.rs"]
 mod kit;

@@ -4,16 +4,18 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
     ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, WriteFlags,
 };
 
 use super::{Content, DiskFile, FAILED_REQUESTS, LAST_ERROR, SCRATCH_BYTES};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::passthrough::Opens;
 use crate::fuse::reply::{Answer, BACKGROUND, GENERATION, NAME_MAX, STATFS_BLOCK, empty, sized};
 use crate::sys::hole;
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
@@ -31,14 +33,16 @@ thread_local! {
 /// Answers the kernel's requests about a list of disks.
 pub(super) struct DiskAdapter {
     files: Vec<DiskFile>,
+    opens: Arc<Opens>,
     uid: u32,
     gid: u32,
 }
 
 impl DiskAdapter {
-    pub(super) fn new(files: Vec<DiskFile>) -> Self {
+    pub(super) fn new(files: Vec<DiskFile>, opens: Arc<Opens>) -> Self {
         Self {
             files,
+            opens,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         }
@@ -55,7 +59,7 @@ impl DiskAdapter {
         } else {
             let content = &self.file(node)?.content;
             let perm = match content {
-                Content::Fixed(_) => 0o400,
+                Content::Fixed(..) => 0o400,
                 Content::Scratch(..) => 0o600,
             };
             (FileType::RegularFile, perm, content.size_bytes())
@@ -124,6 +128,9 @@ impl Filesystem for DiskAdapter {
         if let Err(missing) = config.add_capabilities(wanted & config.capabilities()) {
             tracing::warn!(?missing, "the kernel takes back what it has offered");
         }
+        if self.files.iter().any(|file| file.flat().is_some()) {
+            self.opens.ask(config);
+        }
         if let Err(nearest) = config.set_max_background(BACKGROUND) {
             tracing::debug!(nearest, "another number of requests in flight");
         }
@@ -162,9 +169,26 @@ impl Filesystem for DiskAdapter {
 
     fn open(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.file(node) {
-            Ok(_) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            // `map` has made the flat disks before it mounted.
+            Ok(file) => {
+                self.opens.answer(node, reply, || file.flat());
+            }
             Err(errno) => reply.error(errno),
         }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.opens.release(node);
+        reply.ok();
     }
 
     fn read(
@@ -187,7 +211,7 @@ impl Filesystem for DiskAdapter {
                 }
                 let part = buffer.get_mut(..length).unwrap_or_default();
                 match content {
-                    Content::Fixed(disk) => disk.read_at(offset, part)?,
+                    Content::Fixed(disk, _) => disk.read_at(offset, part)?,
                     Content::Scratch(disk, _) => disk.read_at(offset, part)?,
                 }
                 Ok(length)
@@ -212,7 +236,7 @@ impl Filesystem for DiskAdapter {
         reply: ReplyWrite,
     ) {
         let answer = self.work(node, "write", |content| match content {
-            Content::Fixed(_) => Err(Error::new(
+            Content::Fixed(..) => Err(Error::new(
                 ErrorKind::ReadOnly,
                 "the disk is mapped read-only",
             )),
@@ -246,7 +270,7 @@ impl Filesystem for DiskAdapter {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let answer = self.work(node, "discard a part of", |content| match content {
-            Content::Fixed(_) => Err(Error::new(
+            Content::Fixed(..) => Err(Error::new(
                 ErrorKind::ReadOnly,
                 "the disk is mapped read-only",
             )),
@@ -264,7 +288,7 @@ impl Filesystem for DiskAdapter {
         reply: ReplyEmpty,
     ) {
         let answer = self.work(node, "flush", |content| match content {
-            Content::Fixed(_) => Ok(()),
+            Content::Fixed(..) => Ok(()),
             Content::Scratch(disk, _) => disk.flush(),
         });
         empty(answer, reply);

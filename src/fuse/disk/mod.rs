@@ -24,6 +24,7 @@ use adapter::DiskAdapter;
 use failure::Failures;
 
 use super::ending;
+use super::passthrough::Opens;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
@@ -41,8 +42,8 @@ const SPARE_THREADS: usize = 6;
 /// Content of a file.
 #[derive(Clone)]
 pub enum Content {
-    /// Read-only.
-    Fixed(Arc<dyn ReadAt>),
+    /// Read-only; the kernel reads the second file, which has the same bytes, where it takes it for passthrough.
+    Fixed(Arc<dyn ReadAt>, Option<Arc<File>>),
     /// Writable; the writes take space in that file.
     Scratch(Arc<dyn WriteAt>, Arc<File>),
 }
@@ -50,7 +51,7 @@ pub enum Content {
 impl Content {
     fn size_bytes(&self) -> u64 {
         match self {
-            Self::Fixed(disk) => disk.size_bytes(),
+            Self::Fixed(disk, _) => disk.size_bytes(),
             Self::Scratch(disk, _) => disk.size_bytes(),
         }
     }
@@ -63,10 +64,22 @@ struct DiskFile {
     failures: Failures,
 }
 
+impl DiskFile {
+    /// Another descriptor of the file for passthrough.
+    fn flat(&self) -> Option<File> {
+        let Content::Fixed(_, Some(flat)) = &self.content else {
+            return None;
+        };
+        flat.try_clone()
+            .inspect_err(|error| tracing::warn!(disk = %self.name, %error, "the disk is read without passthrough"))
+            .ok()
+    }
+}
+
 /// A mount that threads of this process serve.
-#[derive(Debug)]
 pub struct DiskMount {
     session: BackgroundSession,
+    opens: Arc<Opens>,
     mountpoint: PathBuf,
 }
 
@@ -112,15 +125,30 @@ pub fn mount(files: Vec<(String, Content)>, mountpoint: &Path) -> Result<DiskMou
             _ => error,
         }
     };
-    let session = Session::new(DiskAdapter::new(files), mountpoint, &config).map_err(failed)?;
+    let opens = Arc::new(Opens::default());
+    let adapter = DiskAdapter::new(files, Arc::clone(&opens));
+    let session = Session::new(adapter, mountpoint, &config).map_err(failed)?;
     let session = session.spawn().map_err(failed)?;
     Ok(DiskMount {
         session,
+        opens,
         mountpoint: mountpoint.to_owned(),
     })
 }
 
 impl DiskMount {
+    /// Whether the kernel reads all files that are open from their other files.
+    #[must_use]
+    pub fn is_passthrough(&self) -> bool {
+        self.opens.is_passthrough()
+    }
+
+    /// Why the kernel takes no other files.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.opens.refusal()
+    }
+
     /// Returns when the mount has been unmounted by any process and all threads have ended.
     ///
     /// # Errors

@@ -59,6 +59,8 @@ pub struct Content {
     pub hidden_bytes: u64,
     /// Bytes of what is in the trash.
     pub trash_bytes: u64,
+    /// Bytes that the flat disks in `cache/flat` take, as `du` counts: nearly all of them are shared with layers.
+    pub flat_bytes: u64,
     /// Room on its filesystem.
     pub space: Option<Space>,
     /// What backups have stored in the last 30 days.
@@ -108,6 +110,7 @@ impl Content {
             used_by_vm: Vec::new(),
             hidden_bytes: 0,
             trash_bytes: repository.trash_bytes()?,
+            flat_bytes: repository.flat_bytes()?,
             space: None,
             growth: Growth::of(repository, now)?,
             days_until_full: None,

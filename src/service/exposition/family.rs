@@ -52,6 +52,8 @@ families! {
         "Bytes of the repository's filesystem.";
     TRASH: "restorefs_repository_trash_bytes", REPOSITORY,
         "Bytes of what is in the trash.";
+    FLAT: "restorefs_repository_flat_disks_bytes", REPOSITORY,
+        "Bytes that the flat disks in the cache take, as du counts: nearly all of them are shared with layers.";
     FULL_IN: "restorefs_repository_full_in_seconds", REPOSITORY,
         "Time until the filesystem is full at the pace of the last 30 days, in whole days, if nothing is forgotten; absent when nothing was stored.";
     HELD: "restorefs_repository_held", REPOSITORY,

@@ -180,6 +180,7 @@ impl Figures<'_> {
         self.add_some(&family::FREE, space.map(|space| number(space.free_bytes)));
         self.add_some(&family::SIZE, space.map(|space| number(space.total_bytes)));
         self.add(&family::TRASH, number(health.trash_bytes));
+        self.add(&family::FLAT, number(content.flat_bytes));
         let days = content.days_until_full;
         let full_in = days.map(|days| number(days.saturating_mul(DAY_SECONDS)));
         self.add_some(&family::FULL_IN, full_in);

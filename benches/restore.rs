@@ -2,7 +2,6 @@
 //!
 //! `cargo bench --bench restore -- [--quick] [--rounds N] [--dir DIR]`. All read layers from the page cache and write a new sparse
 //! file, without fsync but for those that do it by themselves.
-#![expect(clippy::print_stdout, reason = "a bench talks to whoever started it")]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod kit;
@@ -12,6 +11,7 @@ use std::process::Command;
 use kit::measure::megabytes;
 use kit::peer::{restorefs, timed};
 use kit::table::Table;
+use kit::usage::Usage;
 use kit::world::{Daemon, World};
 use kit::{Options, Result};
 
@@ -72,19 +72,18 @@ fn main() -> Result<()> {
                 std::fs::remove_file(&target)?;
             }
             forget(&mounted)?;
-            let seconds = timed(&mut command)?;
+            let used = Usage::of(&mut command)?;
             // The first round warms the caches of all.
             if round > 0 || options.quick {
-                table.add(name, SECONDS, seconds);
-                table.add(name, RATE, megabytes(data_bytes) / seconds);
+                table.add_used(name, SECONDS, used.seconds, &used);
+                table.add(name, RATE, megabytes(data_bytes) / used.seconds);
             }
         }
     }
     let mut compare = Command::new("qemu-img");
     compare.args(["compare", "-q", "-f", "raw", "-F", "qcow2"]);
     timed(compare.args([&target, &layer]))?;
-    println!("{}", table.render());
-    Ok(())
+    options.publish("restore", &[table])
 }
 
 /// Drops what the kernel keeps of the mounted disk.

@@ -100,7 +100,7 @@ impl World {
 
 /// `restorefs serve`: the mounted tree and NBD in one process.
 pub(crate) struct Daemon {
-    _peer: Peer,
+    peer: Peer,
     /// The mounted tree.
     pub(crate) mountpoint: PathBuf,
     /// The NBD socket.
@@ -108,6 +108,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.peer.id()
+    }
+
     /// Starts it; nobody may hold the repository's lock.
     pub(crate) fn start(repository: &Path, dir: &Path) -> Result<Self> {
         let (mountpoint, socket) = (dir.join("mnt"), dir.join("nbd.sock"));
@@ -121,7 +126,7 @@ impl Daemon {
             socket.exists() && is_mounted(&mountpoint)
         })?;
         Ok(Self {
-            _peer: peer,
+            peer,
             mountpoint,
             socket,
         })

@@ -6,5 +6,5 @@ mod proved;
 mod source;
 
 pub use difference::{Difference, OpenLeaves};
-pub use proved::{Part, ProvedDisk, ProvedReader, RegionLeaves, prove};
+pub use proved::{LeafPage, Part, ProvedDisk, ProvedReader, RegionLeaves, prove};
 pub use source::ChainSource;

@@ -1,7 +1,9 @@
-//! Restoring a disk: a chain of 31 layers; a dense and a scattered disk to a new file, without and with fsync; and onto a file that is there.
+//! Restoring a disk: a chain of 31 layers; a dense and a scattered disk to a new file, without and with fsync; and onto a
+//! file that is there.
 //!
-//! `cargo bench --bench restore -- [--quick] [--rounds N] [--dir DIR] [--only chain|new|durable|changed]`. All read layers from the page cache.
-//! `chain` and `new` have no fsync but those that the programs do by themselves; in `durable` the peers are followed by sync(1) of the file.
+//! `cargo bench --bench restore -- [--quick] [--rounds N] [--dir DIR] [--only chain|new|durable|changed]`. All read layers from
+//! the page cache. `chain` and `new` have no fsync but those that the programs do by themselves; in `durable` the peers are
+//! followed by sync(1) of the file.
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod kit;

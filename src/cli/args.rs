@@ -408,7 +408,7 @@ pub struct Restore {
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: Option<String>,
-    /// A new file, a block device or an NBD URI
+    /// A new file, a block device or an NBD URI; with --changed-only also a file that is there
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
     pub target: Option<OsString>,
     /// Directory for all disks and attached files, or for the files at PATH; for these also an archive (.tar, .tar.zst, .zip), or -
@@ -421,6 +421,9 @@ pub struct Restore {
     /// Overwrite a file, or a block device that is in use
     #[arg(long)]
     pub force: bool,
+    /// Compare the target, a raw file or a device that is there, with the restore point by hashes, and write only what differs
+    #[arg(long, requires = "target")]
+    pub changed_only: bool,
     /// In a directory, also make device nodes, setuid bits, and extended attributes other than users' own and ACLs
     #[arg(long)]
     pub special: bool,

@@ -142,6 +142,10 @@ pub const EXAMPLES: [(&str, &[Example]); 40] = [
                 "Restore a disk to a block device.",
             ),
             (
+                "restorefs restore web01@latest vda /dev/vg0/web01 --changed-only",
+                "Bring a device back to the restore point: only what differs is written.",
+            ),
+            (
                 "restorefs restore web01@2026-11-20_02-00-00 --to disks",
                 "Restore all disks and attached files into a directory.",
             ),

@@ -65,7 +65,10 @@ fn restore(context: &Context, args: &Restore, from: Target, task: &Announced<'_>
         (Target::Path(..), ..) => Err(Error::invalid("files are restored into a directory")
             .advise("add --to DIR, or --to - --format tar")),
         (Target::Point(selector), Some(disk), Some(target), None) => {
-            let (place, disk) = (Place::parse(target, args.force)?, DiskName::new(disk)?);
+            let (place, disk) = (
+                Place::parse(target, args.force || args.changed_only)?,
+                DiskName::new(disk)?,
+            );
             disks(context, args, (&selector, task), |restore| {
                 let mut done = restore.one(&disk, &place)?;
                 done.target = target.to_string_lossy().into_owned();
@@ -122,6 +125,7 @@ fn disks(
     let options = DiskOptions {
         threads: args.threads,
         force: args.force,
+        changed_only: args.changed_only,
     };
     let repository = context.repository()?;
     let restore = PointRestore::new(repository, context.pool(), selector, options, &narrator)?;
@@ -134,10 +138,15 @@ fn report(context: &Context, restore: &PointRestore<'_>, done: &[RestoredDisk]) 
     let (vm, point) = (restore.vm(), &restore.entry().name);
     if context.output.json {
         let disks = done.iter().map(|done| {
-            serde_json::json!({
+            let mut disk = serde_json::json!({
                 "disk": done.disk, "target": done.target, "size_bytes": done.restored.size_bytes,
                 "written_bytes": done.restored.written_bytes,
-            })
+            });
+            if let Some(compared) = done.restored.compared {
+                disk["compared_bytes"] = compared.compared_bytes.into();
+                disk["zeroed_bytes"] = compared.zeroed_bytes.into();
+            }
+            disk
         });
         let disks: Vec<_> = disks.collect();
         context
@@ -150,11 +159,19 @@ fn report(context: &Context, restore: &PointRestore<'_>, done: &[RestoredDisk]) 
             restored,
         } in done
         {
-            context.output.outcome(format!(
-                "{vm}@{point} {disk} -> {target}: {} ({} written), every cluster verified",
-                Human(restored.size_bytes),
-                Human(restored.written_bytes)
-            ))?;
+            let size = Human(restored.size_bytes);
+            let written = Human(restored.written_bytes);
+            let numbers = match restored.compared {
+                None => format!("{size} ({written} written), every cluster verified"),
+                Some(compared) => format!(
+                    "{} compared ({written} written, {} made zeroes), every cluster verified",
+                    Human(compared.compared_bytes),
+                    Human(compared.zeroed_bytes)
+                ),
+            };
+            context
+                .output
+                .outcome(format!("{vm}@{point} {disk} -> {target}: {numbers}"))?;
         }
     }
     super::damage::end(&restore.faults())

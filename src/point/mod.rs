@@ -8,5 +8,5 @@ mod source;
 
 pub use difference::{Difference, OpenLeaves};
 pub use flat::{EXTENTS_MAX, FlatDisks, Made};
-pub use proved::{Part, ProvedDisk, ProvedReader, RegionLeaves, prove};
+pub use proved::{LeafPage, Part, ProvedDisk, ProvedReader, RegionLeaves, prove};
 pub use source::ChainSource;

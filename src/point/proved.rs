@@ -7,13 +7,14 @@ use crate::block::ReadAt;
 use crate::chain::{Disk, Pool};
 use crate::error::{Error, Result, ResultExt};
 use crate::repo::content::{
-    CLUSTER_BYTES, PAGE_BYTES, Region, leaf_at, leaf_index, leaf_of, zero_leaf,
+    CLUSTER_BYTES, LEAVES_PER_REGION, PAGE_BYTES, Region, leaf_at, leaf_index, leaf_of, zero_leaf,
+    zero_region,
 };
 use crate::repo::leaves::Leaves;
 use crate::repo::metadata::prove_chain;
 use crate::repo::sidecar::point::PointDisk;
 use crate::repo::{Repository, Slot};
-use crate::types::width::usize_from_u64;
+use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster, VmId, VmName};
 
 /// Compares the bytes of a cluster with its leaf.
@@ -128,6 +129,53 @@ impl ProvedDisk {
         Ok(true)
     }
 
+    /// The leaves of a region, proved against the region's hash. `None` when all of its clusters are zeroes.
+    ///
+    /// # Errors
+    /// `Corrupt` when the sums do not give the region's hash; `Io`.
+    pub fn leaf_page(&self, region: Region) -> Result<Option<LeafPage>> {
+        if self.leaves.region(region) == zero_region() {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; PAGE_BYTES];
+        self.leaves.load_page(region, &mut bytes)?;
+        Ok(Some(LeafPage {
+            region,
+            bytes: bytes.into(),
+        }))
+    }
+
+    /// Reads whole clusters of the region of `page` from `at` on, which begins a cluster, and proves each. `buf` has a whole number of
+    /// clusters; where the disk ends within the last one, the rest of it is filled with zeroes.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the range when a cluster differs from what was committed; `InvalidInput` for a range outside of the region or
+    /// past the disk's end; `Io`.
+    pub fn read_clusters(&self, page: &LeafPage, at: u64, buf: &mut [u8]) -> Result<()> {
+        let inside = usize_from_u64(self.disk.size_bytes().saturating_sub(at)).min(buf.len());
+        let (bytes, rest) = buf.split_at_mut(inside);
+        rest.fill(0);
+        self.disk.read_at(at, bytes)?;
+        let first = at / CLUSTER_BYTES;
+        for (cluster, bytes) in (first..).zip(buf.chunks(usize_from_u64(CLUSTER_BYTES))) {
+            let cluster = GuestCluster(cluster);
+            let stated = page.leaf(cluster)?;
+            self.prove_read(cluster, bytes, &stated)?;
+        }
+        Ok(())
+    }
+
+    fn prove_read(&self, cluster: GuestCluster, bytes: &[u8], stated: &Digest) -> Result<()> {
+        prove(cluster, bytes, stated, || {
+            let from = cluster.0 * CLUSTER_BYTES;
+            format!(
+                "disk {}, bytes {from} to {}: other content than that of the backup",
+                self.name,
+                from + CLUSTER_BYTES
+            )
+        })
+    }
+
     /// A reader for one thread.
     #[must_use]
     pub fn reader(&self) -> ProvedReader<'_> {
@@ -145,6 +193,49 @@ pub enum Part {
     Zero,
     /// Data, which is in the buffer.
     Data,
+}
+
+/// The leaves of one region of a disk; clones share them.
+#[derive(Clone)]
+pub struct LeafPage {
+    region: Region,
+    bytes: Arc<[u8]>,
+}
+
+impl LeafPage {
+    /// The leaf of a cluster of the region.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a cluster of another region.
+    pub fn leaf(&self, cluster: GuestCluster) -> Result<Digest> {
+        if Region::of(cluster) != self.region {
+            return Err(Error::invalid(
+                "a leaf was asked for from another region's page",
+            ));
+        }
+        Ok(leaf_at(&self.bytes, leaf_index(cluster)))
+    }
+
+    /// Whether a cluster of the region is all zeroes.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a cluster of another region.
+    pub fn is_zero(&self, cluster: GuestCluster) -> Result<bool> {
+        Ok(self.leaf(cluster)? == zero_leaf())
+    }
+
+    /// Number of clusters from `cluster` on, at most `most` and to the end of the region, that are like it all zeroes, or like it not.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a cluster of another region.
+    pub fn run(&self, cluster: GuestCluster, most: u64) -> Result<u64> {
+        let is_zero = self.is_zero(cluster)?;
+        let from = leaf_index(cluster);
+        let end = LEAVES_PER_REGION.min(from.saturating_add(usize_from_u64(most)));
+        let same = (from..end)
+            .take_while(|&index| (leaf_at(&self.bytes, index) == zero_leaf()) == is_zero);
+        Ok(u64_from_usize(same.count()))
+    }
 }
 
 /// The leaves of the region of a disk that was read last.
@@ -205,24 +296,9 @@ impl ProvedReader<'_> {
         for (cluster, bytes) in (first..).zip(bytes.chunks(usize_from_u64(CLUSTER_BYTES))) {
             let cluster = GuestCluster(cluster);
             let stated = self.leaf(cluster)?;
-            prove(cluster, bytes, &stated, || {
-                let from = cluster.0 * CLUSTER_BYTES;
-                format!(
-                    "disk {}, bytes {from} to {}: other content than that of the backup",
-                    self.disk.name,
-                    from + CLUSTER_BYTES
-                )
-            })?;
+            self.disk.prove_read(cluster, bytes, &stated)?;
         }
         Ok(Part::Data)
-    }
-
-    /// Whether a cluster is all zeroes.
-    ///
-    /// # Errors
-    /// `Corrupt` (the leaves), `Io`.
-    pub fn is_zero(&mut self, cluster: GuestCluster) -> Result<bool> {
-        Ok(self.leaf(cluster)? == zero_leaf())
     }
 
     fn leaf(&mut self, cluster: GuestCluster) -> Result<Digest> {

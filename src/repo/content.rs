@@ -98,7 +98,8 @@ pub fn padded(bytes: &[u8]) -> Cow<'_, [u8]> {
 
 /// Whether all bytes are zero. It stops at the first step with another byte; the compiler vectorises the
 /// steps.
-fn is_zero(bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
     bytes
         .chunks(1024)
         .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)

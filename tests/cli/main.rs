@@ -48,6 +48,7 @@ mod rename;
 mod repair;
 mod repo;
 mod restore;
+mod restore_changed;
 mod resume;
 mod share;
 mod space;

@@ -31,6 +31,7 @@ mod points;
 mod proof;
 mod race;
 mod recovery;
+mod restore;
 mod session_log;
 mod slow_begin;
 mod verify;

@@ -2,6 +2,7 @@
 //! files, into a directory.
 
 mod place;
+mod present;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -12,6 +13,7 @@ use crate::block::{FileDisk, ReadAt, WriteAt};
 use crate::capture::watch::Watch;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::jobs::restore::change::restore_changed;
 use crate::jobs::restore::image::ImageTarget;
 use crate::jobs::restore::making::Making;
 use crate::jobs::restore::target::Target;
@@ -46,6 +48,8 @@ pub struct DiskOptions {
     pub threads: Option<usize>,
     /// Whether existing files are replaced and devices in use are written.
     pub force: bool,
+    /// Whether the target has most of the content already: it is compared with the leaves, and only what differs is written.
+    pub changed_only: bool,
 }
 
 /// A restored disk.
@@ -125,11 +129,16 @@ impl<'a> PointRestore<'a> {
     ) -> Result<Restored> {
         let proved = ProvedDisk::open(&self.repository, &self.pool, &self.vm, self.vm_id, disk)?;
         let monitor = self.observer.restores(&disk.name, proved.size_bytes());
-        let options = RestoreOptions {
-            threads: self.options.threads,
-            target_is_zero,
+        let threads = self.options.threads;
+        let result = if self.options.changed_only {
+            restore_changed(&proved, target, threads, &monitor)
+        } else {
+            let options = RestoreOptions {
+                threads,
+                target_is_zero,
+            };
+            restore(&proved, target, &options, &monitor)
         };
-        let result = restore(&proved, target, &options, &monitor);
         self.observer.restored(&disk.name);
         let restored = result?;
         match proved.prove_metadata() {
@@ -221,7 +230,20 @@ impl<'a> PointRestore<'a> {
             ))
             .advise(format!("it has: {}", have.join(", ")))
         })?;
-        let restored = match target {
+        let restored = self.write(disk, target)?;
+        let target = match target {
+            Target::Nbd(uri) => uri.to_string(),
+            Target::Device(path) | Target::File { path, .. } => path.display().to_string(),
+        };
+        Ok(RestoredDisk {
+            disk: disk.name.clone(),
+            target,
+            restored,
+        })
+    }
+
+    fn write(&self, disk: &PointDisk, target: &Target) -> Result<Restored> {
+        match target {
             Target::Nbd(uri) => {
                 let client = NbdClient::connect(uri)?;
                 if client.size_bytes() < disk.source_bytes {
@@ -233,9 +255,9 @@ impl<'a> PointRestore<'a> {
                 }
                 let restored = self.disk(disk, &client, false)?;
                 client.disconnect()?;
-                restored
+                Ok(restored)
             }
-            Target::Device(path) => self.to_device(disk, path)?,
+            Target::Device(path) => self.to_device(disk, path),
             Target::File { path, is_qcow2 } => {
                 let parent = path
                     .parent()
@@ -245,18 +267,13 @@ impl<'a> PointRestore<'a> {
                     .file_name()
                     .ok_or_else(|| Error::invalid("the target needs a file name").at_path(path))?;
                 refuse_repository(&self.repository, parent)?;
-                self.file(disk, &Dir::open(parent)?, file, *is_qcow2)?
+                let dir = Dir::open(parent)?;
+                if self.options.changed_only {
+                    return self.to_present_file(disk, (&dir, file), *is_qcow2);
+                }
+                self.file(disk, &dir, file, *is_qcow2)
             }
-        };
-        let target = match target {
-            Target::Nbd(uri) => uri.to_string(),
-            Target::Device(path) | Target::File { path, .. } => path.display().to_string(),
-        };
-        Ok(RestoredDisk {
-            disk: disk.name.clone(),
-            target,
-            restored,
-        })
+        }
     }
 
     fn to_device(&self, disk: &PointDisk, path: &Path) -> Result<Restored> {

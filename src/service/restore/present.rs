@@ -1,0 +1,106 @@
+//! A file that is there and is brought to the content of a restore point in place.
+//!
+//! # Invariants
+//! - No other process has the file while it is written: neither a restore, whose lock it would have, nor a machine or a loop device.
+//! - The file has the size of the disk, before and after.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::PointRestore;
+use crate::block::FileDisk;
+use crate::capture::watch::Watch;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::jobs::restore::Restored;
+use crate::repo::sidecar::point::PointDisk;
+use crate::sys::beneath::{Access, Dir};
+use crate::sys::flock::{Mode, try_lock};
+
+impl PointRestore<'_> {
+    /// Writes what differs into the file `name` of `dir`.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` for an image, or a file of another size; `Busy` for a file in use; as
+    /// [`restore_changed`](crate::jobs::restore::change::restore_changed).
+    pub(super) fn to_present_file(
+        &self,
+        disk: &PointDisk,
+        (dir, name): (&Dir, &OsStr),
+        is_qcow2: bool,
+    ) -> Result<Restored> {
+        let path = &dir.path().join(name);
+        if is_qcow2 {
+            return Err(
+                Error::invalid("only a raw file or a device is compared, no QCOW2 image")
+                    .at_path(path)
+                    .advise("leave --changed-only out, and use --force to replace the image"),
+            );
+        }
+        let file = open(dir, name, path)?;
+        refuse_used(path, &file)?;
+        check_size(&file, path, disk.source_bytes)?;
+        let kept = file.try_clone().or_io("cannot keep the file")?;
+        let target = FileDisk::new(file, path, Access::ReadWrite)?;
+        let restored = self.disk(disk, &target, false)?;
+        check_size(&kept, path, disk.source_bytes)?;
+        Ok(restored)
+    }
+}
+
+/// Opens a regular file, never through a symlink, and locks it.
+fn open(dir: &Dir, name: &OsStr, path: &Path) -> Result<File> {
+    let file = dir.open_file(name, Access::ReadWrite).map_err(|e| {
+        if e.kind() == ErrorKind::NotFound {
+            return e.advise(
+                "--changed-only needs a target that is there; leave it out to restore to a new file",
+            );
+        }
+        e
+    })?;
+    match try_lock(&file, Mode::Exclusive) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(
+            Error::new(ErrorKind::Busy, "another process has a lock on the target")
+                .at_path(path)
+                .advise("wait for it to end, or name another file"),
+        ),
+        Err(e) => {
+            tracing::warn!(path = %path.display(), error = %e.report(), "the target has no lock: do not restore to it twice at a time");
+            Ok(file)
+        }
+    }
+}
+
+fn refuse_used(path: &Path, file: &File) -> Result<()> {
+    let mut watch = Watch::default();
+    let file = file.try_clone().or_io("cannot keep the file")?;
+    watch.add(path, Arc::new(file))?;
+    match watch.look()? {
+        None => Ok(()),
+        Some(found) => {
+            let message = format!("the target is in use: {}", found.description);
+            Err(Error::new(ErrorKind::Busy, message)
+                .at_path(path)
+                .advise("stop what writes it, or name another file"))
+        }
+    }
+}
+
+fn check_size(file: &File, path: &Path, size_bytes: u64) -> Result<()> {
+    let found = file
+        .metadata()
+        .or_io("cannot look at the target")
+        .at_path(path)?
+        .size();
+    if found == size_bytes {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the target has {found} bytes, the disk {size_bytes}"
+    ))
+    .at_path(path)
+    .advise("leave --changed-only out, and use --force to replace the file"))
+}

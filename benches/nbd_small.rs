@@ -1,7 +1,8 @@
 //! Writing over NBD, server by server: a dense disk by `nbdcopy`, and 4 KiB random writes by fio.
 //!
-//! `cargo bench --bench nbd_small -- [--quick] [--rounds N] [--dir DIR] [--json FILE]`. Rows take turns on fresh disks. Beside wall time the
-//! tables have what the server alone used. "writes to commit" is the time for all writes, a FLUSH, and with us the commit.
+//! `cargo bench --bench nbd_small -- [--quick] [--rounds N] [--dir DIR] [--json FILE]`. Rows take turns on
+//! fresh disks. Beside wall time the tables have what the server alone used. "writes to commit" is the time
+//! for all writes, a FLUSH, and with us the commit.
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod kit;

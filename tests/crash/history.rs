@@ -49,7 +49,7 @@ pub(crate) fn content(cluster: usize, version: u32) -> Vec<u8> {
 fn parts(random: &mut Random) -> Vec<std::ops::Range<usize>> {
     const PART: usize = 8192;
     if random.below(2) == 0 {
-        return vec![0..CLUSTER];
+        return std::iter::once(0..CLUSTER).collect();
     }
     let count = CLUSTER / PART;
     let first = 1 + random.below(count as u64 - 1) as usize;

@@ -57,12 +57,13 @@ impl Server {
 }
 
 struct Scene {
-    options: Options,
-    repository: PathBuf,
+    /// Ends before the directory of the options is removed, in which it is mounted.
     daemon: Daemon,
+    repository: PathBuf,
     source: PathBuf,
     size_bytes: u64,
     base: PathBuf,
+    options: Options,
 }
 
 type Start<'a> = (&'a str, &'a dyn Fn(&str) -> Result<Server>);

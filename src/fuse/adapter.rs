@@ -15,18 +15,16 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::agreement::agree;
 use super::attr::{TTL_COMMITTED, attr, file_type, nothing, ttl, unknown};
+use super::listing::list;
 use super::passthrough::Opens;
-use super::reply::{Answer, BACKGROUND, GENERATION, NAME_MAX, STATFS_BLOCK, empty, sized};
+use super::reply::{Answer, GENERATION, NAME_MAX, STATFS_BLOCK, empty, sized};
 use super::{change, errno};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::fs::FileType;
 use crate::metrics::fuse::{self as metrics, Request as Kind};
-use crate::tree::{DirEntry, Found, Ino, NewAttributes, Tree};
+use crate::tree::{Found, Ino, NewAttributes, Tree};
 use crate::types::width::usize_from_u32;
-
-/// Cookies of `.` and `..`.
-const COOKIES_DOTS: u64 = 2;
 
 thread_local! {
     /// This thread's buffer for reads.
@@ -78,36 +76,6 @@ fn ino(node: INodeNo) -> Ino {
 }
 
 impl Adapter {
-    /// Lists `.` and `..`, then the tree's own entries; `each` returns `false` when the reply is full.
-    fn list(
-        &self,
-        directory: Ino,
-        offset: u64,
-        each: &mut dyn FnMut(&DirEntry<'_>) -> bool,
-    ) -> Result<()> {
-        let mut room = true;
-        for (cookie, name) in [(1, &b"."[..]), (COOKIES_DOTS, b"..")] {
-            if offset < cookie && room {
-                let parent = if cookie == 1 {
-                    directory
-                } else {
-                    self.tree.parent(directory).unwrap_or(directory)
-                };
-                room = each(&DirEntry {
-                    name,
-                    ino: parent,
-                    found: None,
-                    file_type: FileType::Directory,
-                    cookie,
-                });
-            }
-        }
-        if room {
-            self.tree.entries(directory, offset, each)?;
-        }
-        Ok(())
-    }
-
     /// Makes the flat disk of a disk in the background, where the kernel would take it.
     fn make_flat(&self, opens: &Opens, node: INodeNo) {
         if opens.refusal().is_none() {
@@ -156,24 +124,12 @@ impl Filesystem for Adapter {
                 wanted.remove(InitFlags::FUSE_NO_OPEN_SUPPORT);
             }
         }
-        let granted = wanted & config.capabilities();
-        if let Err(missing) = config.add_capabilities(granted) {
-            tracing::warn!(?missing, "the kernel takes back what it has offered");
-        }
+        let granted = agree(config, wanted);
         let has = |flag| granted.contains(flag);
         self.stateless_open
             .store(has(InitFlags::FUSE_NO_OPEN_SUPPORT), Ordering::Relaxed);
         self.stateless_opendir
             .store(has(InitFlags::FUSE_NO_OPENDIR_SUPPORT), Ordering::Relaxed);
-        if let Err(nearest) = config.set_max_background(BACKGROUND) {
-            tracing::debug!(nearest, "another number of requests in flight");
-        }
-        if let Err(nearest) = config.set_max_readahead(u32::MAX) {
-            // The error contains the highest value that is allowed.
-            if config.set_max_readahead(nearest).is_err() {
-                tracing::debug!(nearest, "the kernel's own readahead is used");
-            }
-        }
         Ok(())
     }
 
@@ -303,7 +259,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let result = guarded(Kind::Readdir, || {
-            self.list(ino(node), offset, &mut |entry| {
+            list(&self.tree, ino(node), offset, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let kind = file_type(entry.file_type);
                 !reply.add(INodeNo(entry.ino.0), entry.cookie, kind, name)
@@ -324,7 +280,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let result = guarded(Kind::Readdirplus, || {
-            self.list(ino(node), offset, &mut |entry| {
+            list(&self.tree, ino(node), offset, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let (ttl, attr) = match &entry.found {
                     Some(found) => (

@@ -20,6 +20,7 @@
 //! - A process that dies leaves at most a dead mountpoint, which the next mount at that path removes.
 
 mod adapter;
+mod agreement;
 mod attr;
 mod change;
 pub mod disk;
@@ -30,6 +31,7 @@ mod handed_mount;
 mod held;
 mod held_path;
 mod label;
+mod listing;
 mod mount;
 mod mountinfo;
 mod mountpoint;

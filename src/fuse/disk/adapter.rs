@@ -15,8 +15,9 @@ use fuser::{
 
 use super::{Content, DiskFile, FAILED_REQUESTS, LAST_ERROR, SCRATCH_BYTES};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::agreement::agree;
 use crate::fuse::passthrough::Opens;
-use crate::fuse::reply::{Answer, BACKGROUND, GENERATION, NAME_MAX, STATFS_BLOCK, empty, sized};
+use crate::fuse::reply::{Answer, GENERATION, NAME_MAX, STATFS_BLOCK, empty, sized};
 use crate::sys::hole;
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 
@@ -125,18 +126,9 @@ impl Filesystem for DiskAdapter {
         let wanted = InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
-        if let Err(missing) = config.add_capabilities(wanted & config.capabilities()) {
-            tracing::warn!(?missing, "the kernel takes back what it has offered");
-        }
+        agree(config, wanted);
         if self.files.iter().any(|file| file.flat().is_some()) {
             self.opens.ask(config);
-        }
-        if let Err(nearest) = config.set_max_background(BACKGROUND) {
-            tracing::debug!(nearest, "another number of requests in flight");
-        }
-        if let Err(nearest) = config.set_max_readahead(u32::MAX) {
-            // The error contains the highest value that is allowed.
-            let _ = config.set_max_readahead(nearest);
         }
         Ok(())
     }

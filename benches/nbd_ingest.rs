@@ -15,7 +15,8 @@ use std::process::Command;
 
 use kit::disk::{CLUSTER_BYTES, changes, make};
 use kit::measure::megabytes;
-use kit::peer::{Peer, nbdkit, qemu_nbd, restorefs, timed, uri};
+use kit::peer::{restorefs, timed, uri};
+use kit::server::{Server, places};
 use kit::table::Table;
 use kit::world::Daemon;
 use kit::{Options, Result};
@@ -38,29 +39,6 @@ struct Scene {
     monday: PathBuf,
     /// Monday with 1 % of its data changed.
     tuesday: PathBuf,
-}
-
-/// A server for one measurement, and what to do with it afterwards.
-struct Server {
-    uri: String,
-    peer: Option<Peer>,
-    /// Files that are removed, so that nothing but the page cache's room is shared by two measurements.
-    files: Vec<PathBuf>,
-    /// VM and session that are aborted.
-    session: Option<(PathBuf, String)>,
-}
-
-impl Server {
-    fn end(self) -> Result<()> {
-        drop(self.peer);
-        if let Some((repository, session)) = self.session {
-            timed(restorefs(&repository).args(["abort", &session]))?;
-        }
-        for file in self.files {
-            let _ = std::fs::remove_file(file);
-        }
-        Ok(())
-    }
 }
 
 fn main() -> Result<()> {
@@ -111,11 +89,19 @@ impl Scene {
         let first = format!("vda={}", self.monday.display());
         timed(restorefs(&repository).args(["backup", "old", &first]))?;
         let daemon = Daemon::start(&repository, dir)?;
-        let full = |turn: usize| self.session(&repository, &daemon, &format!("new{turn}"), true);
-        let incremental = |_| self.session(&repository, &daemon, "old", false);
-        let qemu = |_| self.qemu();
-        let file = |_| self.nbdkit_file();
-        let memory = |_| self.nbdkit_memory();
+        let size_bytes = self.size_bytes;
+        let full = |turn: usize| {
+            Server::session(
+                &repository,
+                &daemon,
+                &format!("new{turn}"),
+                Some(size_bytes),
+            )
+        };
+        let incremental = |_| Server::session(&repository, &daemon, "old", None);
+        let qemu = |_| Server::qemu(dir, size_bytes, None);
+        let file = |_| Server::nbdkit_file(dir, size_bytes);
+        let memory = |_| Server::nbdkit(dir, "memory", size_bytes);
         let nbd_crate = |_| self.nbd_crate();
         type Start<'a> = &'a dyn Fn(usize) -> Result<Server>;
         let rows: [(&str, &Path, Start<'_>); 6] = [
@@ -156,84 +142,15 @@ impl Scene {
         Ok(table)
     }
 
-    /// A session on one disk.
-    fn session(&self, repository: &Path, daemon: &Daemon, vm: &str, new: bool) -> Result<Server> {
-        let mut begin = restorefs(repository);
-        begin.args(["begin", vm, "--session", "s"]);
-        if new {
-            begin.arg(format!("vda={}", self.size_bytes));
-        }
-        timed(&mut begin)?;
-        Ok(Server {
-            uri: uri(&daemon.socket, &format!("{vm}/s/vda")),
-            peer: None,
-            files: Vec::new(),
-            session: Some((repository.to_owned(), format!("{vm}/s"))),
-        })
-    }
-
-    /// A file and a socket of a peer.
-    fn places(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
-        let file = self.options.dir().join(name);
-        let socket = self.options.dir().join(format!("{name}.sock"));
-        for path in [&file, &socket] {
-            if path.exists() {
-                std::fs::remove_file(path)?;
-            }
-        }
-        Ok((file, socket))
-    }
-
-    fn empty(&self, path: &Path) -> Result<File> {
+    /// The crate's server, a thread for each connection, in this process.
+    fn nbd_crate(&self) -> Result<Server> {
+        let (path, socket) = places(self.options.dir(), "crate.raw")?;
         let file = File::options()
             .read(true)
             .write(true)
             .create_new(true)
-            .open(path)?;
+            .open(&path)?;
         file.set_len(self.size_bytes)?;
-        Ok(file)
-    }
-
-    fn qemu(&self) -> Result<Server> {
-        let (file, socket) = self.places("qemu.qcow2")?;
-        let mut create = Command::new("qemu-img");
-        create.args(["create", "-q", "-f", "qcow2"]).arg(&file);
-        timed(create.arg(self.size_bytes.to_string()))?;
-        Ok(Server {
-            peer: Some(qemu_nbd(&socket, "qcow2", false, &file)?),
-            uri: uri(&socket, ""),
-            files: vec![file, socket],
-            session: None,
-        })
-    }
-
-    fn nbdkit_file(&self) -> Result<Server> {
-        let (file, socket) = self.places("nbdkit.raw")?;
-        self.empty(&file)?;
-        let arguments = ["file".to_owned(), file.display().to_string()];
-        Ok(Server {
-            peer: Some(nbdkit(&socket, &arguments)?),
-            uri: uri(&socket, ""),
-            files: vec![file, socket],
-            session: None,
-        })
-    }
-
-    fn nbdkit_memory(&self) -> Result<Server> {
-        let (_, socket) = self.places("memory")?;
-        let arguments = ["memory".to_owned(), self.size_bytes.to_string()];
-        Ok(Server {
-            peer: Some(nbdkit(&socket, &arguments)?),
-            uri: uri(&socket, ""),
-            files: vec![socket],
-            session: None,
-        })
-    }
-
-    /// The crate's server, a thread for each connection, in this process.
-    fn nbd_crate(&self) -> Result<Server> {
-        let (path, socket) = self.places("crate.raw")?;
-        let file = self.empty(&path)?;
         let listener = UnixListener::bind(&socket)?;
         let size = self.size_bytes;
         // It ends with this process; each client is a thread that ends with its connection.
@@ -243,12 +160,7 @@ impl Scene {
                 std::thread::spawn(move || serve_by_crate(&stream, file, size));
             }
         });
-        Ok(Server {
-            uri: uri(&socket, "x"),
-            peer: None,
-            files: vec![path, socket],
-            session: None,
-        })
+        Ok(Server::in_process(uri(&socket, "x"), vec![path, socket]))
     }
 
     /// MB/s of random writes, 16 in flight.

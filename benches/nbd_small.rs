@@ -13,9 +13,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use kit::disk::Dice;
-use kit::peer::{Peer, nbdkit, qemu_nbd, restorefs, timed, uri};
+use kit::peer::{restorefs, timed};
+use kit::server::Server;
 use kit::table::Table;
-use kit::usage::Usage;
 use kit::world::Daemon;
 use kit::{Options, Result};
 
@@ -23,38 +23,6 @@ const QEMU: &str = "qemu-nbd, new qcow2";
 const COPY: &str = "nbdcopy s";
 const WRITES: &str = "writes s";
 const TO_COMMIT: &str = "writes to commit s";
-
-/// A server for one measurement.
-struct Server {
-    uri: String,
-    /// Whose use is measured.
-    pid: u32,
-    peer: Option<Peer>,
-    files: Vec<PathBuf>,
-    /// A session of ours: repository, VM and name.
-    session: Option<(PathBuf, String)>,
-}
-
-impl Server {
-    fn end(self) -> Result<()> {
-        drop(self.peer);
-        if let Some((repository, session)) = self.session {
-            // One that was committed is gone.
-            let _ = restorefs(&repository).args(["abort", &session]).output();
-        }
-        for file in self.files {
-            let _ = std::fs::remove_file(file);
-        }
-        Ok(())
-    }
-
-    /// Runs a client, and answers its time with what the server used.
-    fn measured(&self, client: &mut Command) -> Result<Usage> {
-        let before = Usage::so_far(self.pid)?;
-        let seconds = timed(client)?;
-        Ok(Usage::so_far(self.pid)?.since(&before, seconds))
-    }
-}
 
 struct Scene {
     /// Ends before the directory of the options is removed, in which it is mounted.
@@ -109,11 +77,12 @@ impl Scene {
     fn copies(&self) -> Result<Table> {
         let title = format!("nbdcopy of {} MiB of random data", self.size_bytes >> 20);
         let mut table = Table::new(title, QEMU, &[COPY]).of_seconds();
-        let new = |turn: &str| self.session(&format!("new{turn}"), true);
-        let unchanged = |_: &str| self.session("old", false);
-        let qemu = |_: &str| self.qemu(None);
-        let file = |_: &str| self.nbdkit_file();
-        let null = |_: &str| self.nbdkit_null();
+        let dir = self.options.dir();
+        let new = |turn: &str| self.session(&format!("new{turn}"), Some(self.size_bytes));
+        let unchanged = |_: &str| self.session("old", None);
+        let qemu = |_: &str| Server::qemu(dir, self.size_bytes, None);
+        let file = |_: &str| Server::nbdkit_file(dir, self.size_bytes);
+        let null = |_: &str| Server::nbdkit(dir, "null", self.size_bytes);
         let rows: [Start<'_>; 5] = [
             ("restorefs, new disk", &new),
             ("restorefs, unchanged", &unchanged),
@@ -140,10 +109,11 @@ impl Scene {
             self.size_bytes >> 20
         );
         let mut table = Table::new(title, QEMU, &[WRITES, TO_COMMIT]).of_seconds();
-        let new = |turn: &str| self.session(&format!("new{turn}"), true);
-        let parent = |_: &str| self.session("old", false);
-        let qemu = |_: &str| self.qemu(None);
-        let overlay = |_: &str| self.qemu(Some(&self.base));
+        let dir = self.options.dir();
+        let new = |turn: &str| self.session(&format!("new{turn}"), Some(self.size_bytes));
+        let parent = |_: &str| self.session("old", None);
+        let qemu = |_: &str| Server::qemu(dir, self.size_bytes, None);
+        let overlay = |_: &str| Server::qemu(dir, self.size_bytes, Some(&self.base));
         let rows: [Start<'_>; 4] = [
             ("restorefs, new disk", &new),
             (QEMU, &qemu),
@@ -152,7 +122,7 @@ impl Scene {
         ];
         for round in 0..self.options.rounds {
             for (name, start) in rows {
-                let server = start(&format!("w{round}"))?;
+                let mut server = start(&format!("w{round}"))?;
                 let used = server.measured(&mut self.fio(&server.uri, count))?;
                 table.add_used(name, WRITES, used.seconds, &used);
                 let began = Instant::now();
@@ -162,11 +132,7 @@ impl Scene {
                         .args(["-f", "raw", "-c", "write 0 4096", "-c", "flush"])
                         .arg(&server.uri),
                 )?;
-                if let Some((repository, session)) = &server.session {
-                    timed(restorefs(repository).args(["commit", session]))?;
-                    let point = format!("{}@latest", session.trim_end_matches("/s"));
-                    timed(restorefs(repository).args(["forget", &point]))?;
-                }
+                server.commit()?;
                 table.add(
                     name,
                     TO_COMMIT,
@@ -188,58 +154,7 @@ impl Scene {
         fio
     }
 
-    fn session(&self, vm: &str, is_new: bool) -> Result<Server> {
-        let mut begin = restorefs(&self.repository);
-        begin.args(["begin", vm, "--session", "s"]);
-        if is_new {
-            begin.arg(format!("vda={}", self.size_bytes));
-        }
-        timed(&mut begin)?;
-        Ok(Server {
-            uri: uri(&self.daemon.socket, &format!("{vm}/s/vda")),
-            pid: self.daemon.id(),
-            peer: None,
-            files: Vec::new(),
-            session: Some((self.repository.clone(), format!("{vm}/s"))),
-        })
-    }
-
-    fn peer(&self, peer: Peer, files: Vec<PathBuf>, socket: &Path) -> Server {
-        Server {
-            uri: uri(socket, ""),
-            pid: peer.id(),
-            peer: Some(peer),
-            files,
-            session: None,
-        }
-    }
-
-    fn place(&self, name: &str) -> PathBuf {
-        self.options.dir().join(name)
-    }
-
-    fn qemu(&self, backing: Option<&Path>) -> Result<Server> {
-        let (file, socket) = (self.place("peer.qcow2"), self.place("peer.sock"));
-        let mut create = Command::new("qemu-img");
-        create.args(["create", "-q", "-f", "qcow2"]);
-        if let Some(backing) = backing {
-            create.args(["-F", "qcow2", "-b"]).arg(backing);
-        }
-        timed(create.arg(&file).arg(self.size_bytes.to_string()))?;
-        let peer = qemu_nbd(&socket, "qcow2", false, &file)?;
-        Ok(self.peer(peer, vec![file, socket.clone()], &socket))
-    }
-
-    fn nbdkit_file(&self) -> Result<Server> {
-        let (file, socket) = (self.place("peer.raw"), self.place("peer.sock"));
-        std::fs::File::create(&file)?.set_len(self.size_bytes)?;
-        let peer = nbdkit(&socket, &["file".to_owned(), file.display().to_string()])?;
-        Ok(self.peer(peer, vec![file, socket.clone()], &socket))
-    }
-
-    fn nbdkit_null(&self) -> Result<Server> {
-        let socket = self.place("peer.sock");
-        let peer = nbdkit(&socket, &["null".to_owned(), self.size_bytes.to_string()])?;
-        Ok(self.peer(peer, vec![socket.clone()], &socket))
+    fn session(&self, vm: &str, size_bytes: Option<u64>) -> Result<Server> {
+        Server::session(&self.repository, &self.daemon, vm, size_bytes)
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod disk;
 pub(crate) mod measure;
 pub(crate) mod peer;
+pub(crate) mod server;
 pub(crate) mod table;
 pub(crate) mod usage;
 pub(crate) mod world;

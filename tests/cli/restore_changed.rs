@@ -10,13 +10,12 @@ use crate::kit::place::Place;
 use crate::tool::{Loop, QemuNbd};
 
 const CLUSTER: usize = 65_536;
-const ARGS: [&str; 5] = [
-    "restore",
-    "web01@latest",
-    "vda",
-    "out.raw",
-    "--changed-only",
-];
+const ARGS: [&str; 5] = onto("out.raw");
+
+/// The arguments that bring a target back to the newest point.
+const fn onto(target: &str) -> [&str; 5] {
+    ["restore", "web01@latest", "vda", target, "--changed-only"]
+}
 
 fn with_a_point(clusters: usize) -> (Place, Vec<u8>) {
     let place = Place::new();
@@ -86,14 +85,7 @@ fn only_a_raw_file_of_the_disks_size_that_nobody_uses_is_compared() {
         }
     }
     fs::write(place.path("out.qcow2"), b"x").unwrap();
-    let image = [
-        "restore",
-        "web01@latest",
-        "vda",
-        "out.qcow2",
-        "--changed-only",
-    ];
-    let said = place.fails(2, &image);
+    let said = place.fails(2, &onto("out.qcow2"));
     assert!(said.contains("no QCOW2 image"), "{said}");
     assert_eq!(fs::read(place.path("out.qcow2")).unwrap(), b"x");
     place.fails(
@@ -102,22 +94,12 @@ fn only_a_raw_file_of_the_disks_size_that_nobody_uses_is_compared() {
     );
     fs::write(&out, vec![7; bytes.len()]).unwrap();
     std::os::unix::fs::symlink("out.raw", place.path("link.raw")).unwrap();
-    let link = [
-        "restore",
-        "web01@latest",
-        "vda",
-        "link.raw",
-        "--changed-only",
-    ];
-    let said = place.fails(2, &link);
+    let said = place.fails(2, &onto("link.raw"));
     assert!(said.contains("a symlink"), "{said}");
     let inside = place.repo().join("out.raw");
     fs::write(&inside, vec![7; bytes.len()]).unwrap();
     let inside = inside.to_str().unwrap();
-    let said = place.fails(
-        2,
-        &["restore", "web01@latest", "vda", inside, "--changed-only"],
-    );
+    let said = place.fails(2, &onto(inside));
     assert!(said.contains("lies in the repository"), "{said}");
     // A lock of another restore.
     let file = fs::File::open(&out).unwrap();
@@ -187,13 +169,7 @@ fn a_device_that_is_larger_keeps_what_lies_behind_the_disk() {
     other.resize(bytes.len() + 8192, 0xee);
     fs::write(place.path("target"), &other).unwrap();
     let device = Loop::attach(&place, "target", &[]);
-    let args = [
-        "restore",
-        "web01@latest",
-        "vda",
-        &device.device,
-        "--changed-only",
-    ];
+    let args = onto(&device.device);
     let report = place.json(&args);
     let size = bytes.len() as u64;
     assert_eq!(numbers(&report), [size, size, CLUSTER as u64, 0]);
@@ -202,13 +178,7 @@ fn a_device_that_is_larger_keeps_what_lies_behind_the_disk() {
     drop(device);
     fs::write(place.path("target"), &other[..bytes.len() - 512]).unwrap();
     let device = Loop::attach(&place, "target", &[]);
-    let args = [
-        "restore",
-        "web01@latest",
-        "vda",
-        &device.device,
-        "--changed-only",
-    ];
+    let args = onto(&device.device);
     let said = place.fails(2, &args);
     assert!(said.contains("the device has"), "{said}");
 }

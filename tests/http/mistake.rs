@@ -40,21 +40,8 @@ fn each_mistake_has_an_error_of_its_own() {
     let said = fails(pair.backup(&empty, &[&disk]), 2);
     assert!(said.contains("one token and nothing else"), "{said}");
     // Another authority than the server's, a client's certificate of another authority, no authority.
-    let (stranger, url) = (Authority::new(), pair.url());
-    let with = |tls: &std::path::Path| {
-        let args = [
-            "backup",
-            "web01",
-            &disk,
-            "--server",
-            &url,
-            "--token-file",
-            &token,
-            "--tls-dir",
-            tls.to_str().unwrap(),
-        ];
-        pair.command(&args)
-    };
+    let stranger = Authority::new();
+    let with = |tls: &std::path::Path| pair.backup_of("web01", tls, &token, &[&disk]);
     let begun = Instant::now();
     let said = fails(with(&stranger.client("agent1")), 1);
     assert!(
@@ -78,7 +65,7 @@ fn each_mistake_has_an_error_of_its_own() {
         "web01",
         &disk,
         "--server",
-        &url.replace("localhost", "127.0.0.2"),
+        &pair.url().replace("localhost", "127.0.0.2"),
         "--token-file",
         &token,
         "--tls-dir",

@@ -101,10 +101,15 @@ impl Pair {
         command
     }
 
+    /// A backup of `web01`, with the client's certificate.
     pub(crate) fn backup(&self, token: &str, more: &[&str]) -> Command {
-        let url = self.url();
-        let tls = self.tls.to_str().unwrap();
-        let mut args = vec!["backup", "web01", "--server", &url, "--token-file", token];
+        self.backup_of("web01", &self.tls, token, more)
+    }
+
+    /// A backup with the certificates of a directory.
+    pub(crate) fn backup_of(&self, vm: &str, tls: &Path, token: &str, more: &[&str]) -> Command {
+        let (url, tls) = (self.url(), tls.to_str().unwrap());
+        let mut args = vec!["backup", vm, "--server", &url, "--token-file", token];
         args.extend(["--tls-dir", tls]);
         args.extend(more);
         self.command(&args)

@@ -67,19 +67,8 @@ fn a_backup_from_an_empty_environment_and_a_second_one() {
         .collect();
     left.sort();
     assert_eq!(left, ["a.raw", "agent", "domain.xml"]);
-    let (url, tls) = (pair.url(), pair.tls.to_str().unwrap());
-    let near = [
-        "backup",
-        "web02",
-        &disk,
-        "--server",
-        &url,
-        "--token-file",
-        &token,
-        "--tls-dir",
-        tls,
-    ];
-    let output = pair.command(&near).output().unwrap();
+    let mut near = pair.backup_of("web02", &pair.tls, &token, &[&disk]);
+    let output = near.output().unwrap();
     let told = said(&output);
     assert!(
         output.status.success() && told.contains("web02 is a new VM (there is web01, too)"),

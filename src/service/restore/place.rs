@@ -1,6 +1,7 @@
 //! Checks of the names and directories that a restore may use.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,9 +45,16 @@ fn refuse_written(dir: &Dir, name: &OsStr) -> Result<()> {
     let Ok(file) = dir.open_file(name, Access::Read) else {
         return Ok(());
     };
-    let path = dir.path().join(name);
+    refuse_used(&dir.path().join(name), file)
+}
+
+/// Refuses a target that another program has open for writing.
+///
+/// # Errors
+/// `Busy`; `Io`.
+pub(super) fn refuse_used(path: &Path, file: File) -> Result<()> {
     let mut watch = Watch::default();
-    watch.add(&path, Arc::new(file))?;
+    watch.add(path, Arc::new(file))?;
     match watch.look()? {
         None => Ok(()),
         Some(found) => {

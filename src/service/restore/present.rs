@@ -8,11 +8,10 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::PointRestore;
+use super::place::refuse_used;
 use crate::block::FileDisk;
-use crate::capture::watch::Watch;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::jobs::restore::Restored;
 use crate::repo::sidecar::point::PointDisk;
@@ -40,9 +39,9 @@ impl PointRestore<'_> {
             );
         }
         let file = open(dir, name, path)?;
-        refuse_used(path, &file)?;
-        check_size(&file, path, disk.source_bytes)?;
         let kept = file.try_clone().or_io("cannot keep the file")?;
+        refuse_used(path, file.try_clone().or_io("cannot keep the file")?)?;
+        check_size(&file, path, disk.source_bytes)?;
         let target = FileDisk::new(file, path, Access::ReadWrite)?;
         let restored = self.disk(disk, &target, false)?;
         check_size(&kept, path, disk.source_bytes)?;
@@ -70,21 +69,6 @@ fn open(dir: &Dir, name: &OsStr, path: &Path) -> Result<File> {
         Err(e) => {
             tracing::warn!(path = %path.display(), error = %e.report(), "the target has no lock: do not restore to it twice at a time");
             Ok(file)
-        }
-    }
-}
-
-fn refuse_used(path: &Path, file: &File) -> Result<()> {
-    let mut watch = Watch::default();
-    let file = file.try_clone().or_io("cannot keep the file")?;
-    watch.add(path, Arc::new(file))?;
-    match watch.look()? {
-        None => Ok(()),
-        Some(found) => {
-            let message = format!("the target is in use: {}", found.description);
-            Err(Error::new(ErrorKind::Busy, message)
-                .at_path(path)
-                .advise("stop what writes it, or name another file"))
         }
     }
 }

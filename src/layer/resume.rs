@@ -21,13 +21,12 @@ impl LayerDraft {
     }
 
     /// Called after the last [`LayerDraft::restore`]: marks every cluster that the layer holds as
-    /// not hashed yet; returns their number.
+    /// not hashed yet, and hands each to `unknown`.
     ///
     /// # Errors
     /// `Corrupt` (the base's sums); `NoSpace`, `Io`.
-    pub fn restored(&self) -> Result<u64> {
+    pub fn restored(&self, mut unknown: impl FnMut(GuestCluster)) -> Result<()> {
         self.writer.restore_next(self.writer.next_host())?;
-        let mut unknown = 0;
         let clusters = CLUSTER.clusters_for(self.writer.size_bytes());
         for index in self.writer.regions() {
             let region = Region(index);
@@ -40,7 +39,7 @@ impl LayerDraft {
                         marks.push((leaf_index(GuestCluster(cluster)), zero_leaf()))
                     }
                     _ => {
-                        unknown += 1;
+                        unknown(GuestCluster(cluster));
                         marks.push((leaf_index(GuestCluster(cluster)), UNKNOWN));
                     }
                 }
@@ -54,7 +53,7 @@ impl LayerDraft {
                 )?;
             }
         }
-        Ok(unknown)
+        Ok(())
     }
 
     /// Hashes a cluster whose leaf is unknown. One that has become zero is mapped so. The caller holds its range.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use restorefs::block::ReadAt;
 use restorefs::chain::{Pool, PoolLimits};
@@ -170,7 +171,7 @@ pub(crate) fn run(
                         // Some parts are durable, and the rest of the cluster is not written yet.
                         0 => session.flush()?,
                         // A cluster that is quiet for two rounds is hashed between its parts.
-                        1 => (0..2).try_for_each(|_| writer.hash_quiet())?,
+                        1 => (0..2).try_for_each(|_| writer.hash_quiet(&AtomicBool::new(false)))?,
                         _ => {}
                     }
                 }

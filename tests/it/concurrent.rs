@@ -40,7 +40,7 @@ fn writers(session: &Arc<Session>, disk: &DiskName, round: u64, model: &mut [u8]
             // What nobody has written for two rounds is hashed beside the writers.
             let writer = session.disk(disk).unwrap();
             while !is_over.load(Ordering::SeqCst) {
-                writer.hash_quiet().unwrap();
+                writer.hash_quiet(&is_over).unwrap();
             }
         });
         let threads: Vec<_> = (0..THREADS)

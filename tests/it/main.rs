@@ -27,6 +27,7 @@ mod model_chain;
 mod model_session;
 mod model_tree;
 mod overlap;
+mod part;
 mod points;
 mod proof;
 mod race;

@@ -42,7 +42,7 @@ impl Reservation {
     /// Whether the write is a short one: it reads nothing of the parent, and waits for no other cluster to be completed.
     #[must_use]
     pub fn is_short(&self) -> bool {
-        !self.disk.has_surplus()
+        self.disk.takes_at_once(self.offset)
     }
 
     /// Takes the bytes into the session: hashes them in place, compares them with the parent's, and

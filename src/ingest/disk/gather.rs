@@ -1,6 +1,6 @@
 //! Writes smaller than a cluster, gathered until their cluster is whole or must be completed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::types::sync::Mutex;
@@ -76,9 +76,8 @@ impl Partial {
 #[derive(Debug, Default)]
 struct Gathered {
     partials: HashMap<u64, Arc<Partial>>,
-    /// Clusters by age, the oldest first, each with the age that it had when it was queued: an entry whose cluster has another age, or
-    /// is gone, means nothing.
-    queue: VecDeque<(u64, u64)>,
+    /// The clusters that nobody has claimed, by age.
+    queue: BTreeMap<u64, u64>,
     last_age: u64,
     spare: Vec<Box<[u8]>>,
 }
@@ -87,7 +86,7 @@ impl Gathered {
     fn begin(&mut self, cluster: u64) -> Arc<Partial> {
         self.last_age += 1;
         let age = self.last_age;
-        self.queue.push_back((cluster, age));
+        self.queue.insert(age, cluster);
         let spare = self.spare.pop();
         Arc::new(Partial {
             bytes: spare.unwrap_or_else(|| vec![0; CLUSTER_BYTES].into()),
@@ -97,14 +96,14 @@ impl Gathered {
     }
 
     fn remove(&mut self, cluster: u64) {
-        let removed = self.partials.remove(&cluster).and_then(Arc::into_inner);
-        if let Some(partial) = removed
-            && self.spare.len() < SPARE_MAX
+        let Some(removed) = self.partials.remove(&cluster) else {
+            return;
+        };
+        self.queue.remove(&removed.age);
+        if self.spare.len() < SPARE_MAX
+            && let Some(partial) = Arc::into_inner(removed)
         {
             self.spare.push(partial.bytes);
-        }
-        if self.partials.is_empty() {
-            self.queue.clear();
         }
     }
 
@@ -215,19 +214,14 @@ impl Gather {
         if inner.partials.len() <= GATHERED_MAX {
             return None;
         }
-        while let Some((cluster, age)) = inner.queue.pop_front() {
-            if inner.partials.get(&cluster).is_some_and(|p| p.age == age) {
-                return Some(cluster);
-            }
-        }
-        None
+        inner.queue.pop_first().map(|(_, cluster)| cluster)
     }
 
     /// Queues a cluster again that was claimed and could not be stored.
     pub(in crate::ingest) fn put_back(&self, cluster: u64) {
         let mut inner = self.inner.lock();
         if let Some(age) = inner.partials.get(&cluster).map(|partial| partial.age) {
-            inner.queue.push_back((cluster, age));
+            inner.queue.insert(age, cluster);
         }
     }
 
@@ -281,7 +275,7 @@ mod tests {
         assert!(gather.is_full());
         assert_eq!(gather.claim_surplus(), Some(1000));
         assert_eq!(gather.claim_surplus(), Some(999));
-        // One that could not be stored comes again when its turn comes.
+        // One that could not be stored is the oldest again.
         gather.put_back(1000);
         gather.remove(999);
         assert!(gather.is_full());
@@ -292,10 +286,21 @@ mod tests {
             gather.add(cluster, 0, &[1], 65_536);
         }
         assert_eq!(gather.claim_surplus(), Some(1000));
-        // One that was gathered anew has a new age: its old place in the queue means nothing.
+        // One that was gathered anew has a new age.
         gather.remove(1);
         gather.add(1, 0, &[1], 65_536);
         assert_eq!(gather.claim_surplus(), Some(2));
+    }
+
+    #[test]
+    fn what_is_stored_is_not_queued_any_more() {
+        let gather = Gather::default();
+        gather.add(0, 1, &[1], 65_536);
+        for cluster in 1..1000 {
+            gather.add(cluster, 0, &[1], 65_536);
+            gather.remove(cluster);
+        }
+        assert_eq!(gather.inner.lock().queue.len(), 1);
     }
 
     #[test]

@@ -377,11 +377,6 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Whether a further part of a cluster may have to wait until others are completed.
-    pub(in crate::ingest) fn has_surplus(&self) -> bool {
-        self.gather.is_full()
-    }
-
     /// Completes one gathered cluster from the disk's content below it, and stores it.
     pub(in crate::ingest) fn complete(&self, cluster: u64) -> Result<()> {
         let _range = self.ranges.hold(cluster, cluster + 1);

@@ -4,17 +4,17 @@
 //! A write that begins a cluster is often followed by the rest of it: such a cluster is gathered, and hashed while it is in memory. A write
 //! into the middle of a cluster is mostly alone.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::DiskWriter;
 use crate::error::Result;
 use crate::layer::{Journal, Part};
-use crate::repo::content::{CLUSTER_BYTES, Region};
+use crate::repo::content::CLUSTER_BYTES;
 use crate::types::GuestCluster;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// LIMIT: clusters that one round hashes; the rest waits for the next one.
-const HASHED_MAX: usize = 1 << 16;
+/// LIMIT: quiet clusters that are listed at once.
+const LISTED_MAX: usize = 4096;
 
 impl DiskWriter {
     /// Writes a part of a cluster in its place, if the rest of the cluster is there; `false` where it must be gathered. The caller holds
@@ -37,6 +37,17 @@ impl DiskWriter {
         Ok(true)
     }
 
+    /// Whether a write at `offset` completes no other cluster first: there is room to gather, or its first cluster is gathered already,
+    /// or is written in its place. A guess: another writer may take the room.
+    pub(super) fn takes_at_once(&self, offset: u64) -> bool {
+        let cluster = GuestCluster(offset / CLUSTER_BYTES);
+        let is_inside = !offset.is_multiple_of(CLUSTER_BYTES);
+        !self.gather.is_full()
+            || self.gather.contains(cluster.0)
+            || (is_inside && self.parent.is_none())
+            || self.draft.is_open(cluster).unwrap_or(false)
+    }
+
     /// The last moment at which the layer's bytes can be proved by the leaf that they have: from now on it is unknown.
     fn open_and_place(&self, cluster: GuestCluster, from: usize, bytes: &[u8]) -> Result<bool> {
         let mut whole = vec![0; usize_from_u64(CLUSTER_BYTES)];
@@ -51,37 +62,42 @@ impl DiskWriter {
         Ok(matches!(part, Part::Placed | Part::Equal))
     }
 
-    /// Hashes clusters that nobody has written for a while, so that the commit has less to do.
+    /// Hashes the clusters that nobody has written since the call before the last one, so that the commit has
+    /// less to do. It ends soon after `stop` is set.
     ///
     /// # Errors
-    /// `Corrupt` (a compressed cluster); `NoSpace`, `Io`. The commit tries again what is left.
-    pub fn hash_quiet(&self) -> Result<()> {
-        let clusters = self.quiet.take(HASHED_MAX);
-        let mut buf = vec![
-            0;
+    /// The first error; what could be hashed is. `Corrupt` (a compressed cluster); `NoSpace`, `Io`. The commit tries again what is left.
+    pub fn hash_quiet(&self, stop: &AtomicBool) -> Result<()> {
+        let mut failed = None;
+        let mut buf = Vec::new();
+        loop {
+            let clusters = self.quiet.take(LISTED_MAX);
             if clusters.is_empty() {
-                0
-            } else {
-                usize_from_u64(CLUSTER_BYTES)
+                break;
             }
-        ];
-        for cluster in clusters {
-            let _gate = self.gate.read();
-            if self.sealed.load(Ordering::SeqCst) {
-                return Ok(());
-            }
-            let _range = self.ranges.hold(cluster.0, cluster.0 + 1);
-            if cluster.0 * CLUSTER_BYTES < self.size_bytes() && !self.quiet.is_young(cluster) {
-                self.draft.rehash(cluster, &mut buf, self)?;
+            buf.resize(usize_from_u64(CLUSTER_BYTES), 0);
+            for cluster in clusters {
+                if stop.load(Ordering::SeqCst) || self.sealed.load(Ordering::SeqCst) {
+                    return Ok(());
+                }
+                if let Err(error) = self.hash(cluster, &mut buf) {
+                    failed.get_or_insert(error);
+                }
             }
         }
-        Ok(())
+        self.quiet.age();
+        failed.map_or(Ok(()), Err)
     }
 
-    /// Queues what was resumed: the leaves of all clusters that the layer holds are unknown.
-    pub(in crate::ingest) fn queue_resumed(&self, regions: &[Region]) {
-        for region in regions {
-            self.quiet.add_region(*region);
+    fn hash(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
+        let _gate = self.gate.read();
+        if self.sealed.load(Ordering::SeqCst) {
+            return Ok(());
         }
+        let _range = self.ranges.hold(cluster.0, cluster.0 + 1);
+        if cluster.0 * CLUSTER_BYTES >= self.size_bytes() || self.quiet.is_young(cluster) {
+            return Ok(());
+        }
+        self.draft.rehash(cluster, buf, self)
     }
 }

@@ -14,14 +14,16 @@ use crate::types::width::u64_from_usize;
 const WORDS: usize = LEAVES_PER_REGION / 64;
 
 /// A bit for each cluster of a region.
-#[derive(Debug, Clone)]
-struct Bits(Box<[u64]>);
+#[derive(Debug)]
+struct Bits(Box<[u64; WORDS]>);
+
+impl Default for Bits {
+    fn default() -> Self {
+        Self(Box::new([0; WORDS]))
+    }
+}
 
 impl Bits {
-    fn new(word: u64) -> Self {
-        Self(vec![word; WORDS].into())
-    }
-
     fn put(&mut self, index: usize, is_set: bool) {
         if let Some(word) = self.0.get_mut(index / 64) {
             let bit = 1 << (index % 64);
@@ -41,7 +43,7 @@ impl Bits {
 }
 
 /// The unknown clusters of a region.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ages {
     /// Written since the last round.
     young: Bits,
@@ -57,21 +59,18 @@ impl Quiet {
     /// A cluster was written, and its leaf is unknown.
     pub(super) fn note(&self, cluster: GuestCluster) {
         let mut regions = self.0.lock();
-        let ages = regions.entry(Region::of(cluster)).or_insert_with(|| Ages {
-            young: Bits::new(0),
-            old: Bits::new(0),
-        });
+        let ages = regions.entry(Region::of(cluster)).or_default();
         ages.young.put(leaf_index(cluster), true);
         ages.old.put(leaf_index(cluster), false);
     }
 
-    /// All clusters of a region are to be looked at, and are quiet.
-    pub(super) fn add_region(&self, region: Region) {
-        let ages = Ages {
-            young: Bits::new(0),
-            old: Bits::new(u64::MAX),
-        };
-        self.0.lock().insert(region, ages);
+    /// Clusters whose leaves are unknown, and that are quiet.
+    pub(in crate::ingest) fn add(&self, clusters: impl IntoIterator<Item = GuestCluster>) {
+        let mut regions = self.0.lock();
+        for cluster in clusters {
+            let ages = regions.entry(Region::of(cluster)).or_default();
+            ages.old.put(leaf_index(cluster), true);
+        }
     }
 
     /// Whether a cluster was written since the last round.
@@ -88,8 +87,7 @@ impl Quiet {
         self.0.lock().is_empty()
     }
 
-    /// Takes at most `most` clusters that were not written since the call before, ascending. What was written since is quiet at the next
-    /// call if nobody writes it meanwhile.
+    /// Takes at most `most` clusters that are quiet, ascending.
     pub(super) fn take(&self, most: usize) -> Vec<GuestCluster> {
         let mut taken = Vec::new();
         let mut regions = self.0.lock();
@@ -104,12 +102,19 @@ impl Quiet {
                     ));
                 }
             }
+        }
+        taken
+    }
+
+    /// A round has passed: what was written before it is quiet in the next one, unless it is written again.
+    pub(super) fn age(&self) {
+        let mut regions = self.0.lock();
+        for ages in regions.values_mut() {
             for (old, young) in ages.old.0.iter_mut().zip(ages.young.0.iter_mut()) {
                 *old |= std::mem::take(young);
             }
         }
         regions.retain(|_, ages| !ages.old.is_empty());
-        taken
     }
 }
 
@@ -122,26 +127,33 @@ mod tests {
     #[test]
     fn a_cluster_is_quiet_when_a_round_has_passed_without_a_write() {
         let quiet = Quiet::default();
+        let round = || {
+            let taken = quiet.take(100);
+            quiet.age();
+            taken
+        };
         quiet.note(GuestCluster(3));
         quiet.note(GuestCluster(9000));
         assert!(quiet.is_young(GuestCluster(3)));
-        assert!(quiet.take(100).is_empty());
+        assert!(round().is_empty());
         quiet.note(GuestCluster(3));
-        assert_eq!(quiet.take(100), [GuestCluster(9000)]);
+        assert_eq!(round(), [GuestCluster(9000)]);
         assert!(!quiet.is_young(GuestCluster(3)));
-        assert_eq!(quiet.take(100), [GuestCluster(3)]);
-        assert!(quiet.is_empty() && quiet.take(100).is_empty());
+        assert_eq!(round(), [GuestCluster(3)]);
+        assert!(quiet.is_empty() && round().is_empty());
     }
 
     #[test]
     fn a_round_takes_no_more_than_asked_and_leaves_the_rest() {
         let quiet = Quiet::default();
-        quiet.add_region(Region(1));
-        let first = quiet.take(LEAVES_PER_REGION - 1);
-        assert_eq!(first.len(), LEAVES_PER_REGION - 1);
-        assert_eq!(first[0], Region(1).first_cluster());
+        let first = Region(1).first_cluster();
+        quiet.add((first.0..Region(2).first_cluster().0).map(GuestCluster));
+        let taken = quiet.take(LEAVES_PER_REGION - 1);
+        assert_eq!(taken.len(), LEAVES_PER_REGION - 1);
+        assert_eq!(taken[0], first);
         let last = Region(2).first_cluster().0 - 1;
         assert_eq!(quiet.take(10), [GuestCluster(last)]);
+        quiet.age();
         assert!(quiet.is_empty());
     }
 }

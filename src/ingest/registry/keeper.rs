@@ -46,7 +46,7 @@ impl Keeper {
             threads: Vec::new(),
         };
         let mut emptied = sessions.engine().owner.clock().monotonic();
-        keeper.spawn("keeper", move |sessions| {
+        keeper.spawn("keeper", move |sessions, _stop| {
             tidy(sessions, &mut emptied);
             let next = if sessions.expire() {
                 sessions.nearest_expiry().unwrap_or(ROUND_MAX)
@@ -56,15 +56,15 @@ impl Keeper {
             next.clamp(ROUND_MIN, ROUND_MAX)
         })?;
         let mut flusher = Flusher::default();
-        keeper.spawn("flusher", move |sessions| {
+        keeper.spawn("flusher", move |sessions, _stop| {
             if flusher.round(sessions) {
                 FLUSH_INTERVAL
             } else {
                 ROUND_MAX
             }
         })?;
-        keeper.spawn("hasher", |sessions| {
-            if hash_quiet(sessions) {
+        keeper.spawn("hasher", |sessions, stop| {
+            if hash_quiet(sessions, stop) {
                 HASH_INTERVAL
             } else {
                 ROUND_MAX
@@ -74,17 +74,17 @@ impl Keeper {
     }
 
     /// Starts a thread that repeats `round`, each time after the interval that `round` returns or
-    /// when a session begins.
+    /// when a session begins. A round that may take long looks at the flag: the keeper's end waits for it.
     fn spawn(
         &mut self,
         name: &str,
-        mut round: impl FnMut(&Registry) -> Duration + Send + 'static,
+        mut round: impl FnMut(&Registry, &AtomicBool) -> Duration + Send + 'static,
     ) -> Result<()> {
         let (sessions, stop) = (Arc::clone(&self.sessions), Arc::clone(&self.stop));
         let work = move || {
             let mut heard = 0;
             while !stop.load(Ordering::SeqCst) {
-                let pause = round(&sessions);
+                let pause = round(&sessions, &stop);
                 sessions.wait(&mut heard, pause);
             }
         };
@@ -96,11 +96,11 @@ impl Keeper {
 }
 
 /// Hashes the quiet clusters of all disks of all open sessions. Returns whether there is an open session.
-fn hash_quiet(sessions: &Registry) -> bool {
+fn hash_quiet(sessions: &Registry, stop: &AtomicBool) -> bool {
     let all = sessions.all();
     for session in all.iter().filter(|s| s.state() == SessionState::Open) {
         for (_, disk) in session.files() {
-            if let Err(e) = disk.hash_quiet() {
+            if let Err(e) = disk.hash_quiet(stop) {
                 tracing::warn!(vm = %session.vm(), session = %session.name(), disk = %disk.meta().name, error = %e.report(),
                     "clusters could not be hashed in the background; the commit does it");
             }

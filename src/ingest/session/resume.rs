@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::disk::DiskWriter;
+use crate::ingest::disk::quiet::Quiet;
 use crate::ingest::record::{Record, RecordLog};
 use crate::ingest::{Engine, Session};
 use crate::layer::LayerDraft;
@@ -25,7 +26,7 @@ struct LogEnd {
 
 impl Session {
     /// Resumes a session that an earlier process left. Flushed data is there; its clusters are
-    /// hashed again in the background.
+    /// hashed again by the keeper, or by the commit.
     ///
     /// # Errors
     /// `NotFound`; `Corrupt` (the parent has other content now, or is damaged); `Io`.
@@ -79,16 +80,15 @@ pub(in crate::ingest) fn resume_disk(
         |record| apply(&draft, &mut end, record).map_err(|error| of_record(error, record)),
     )
     .at_path(&*format!("{}.map", disk.name))?;
-    let unknown = draft.restored()?;
-    let writer = DiskWriter::new(disk, draft, parent, log, engine.owner.clock());
+    let quiet = Quiet::default();
+    draft.restored(|cluster| quiet.add([cluster]))?;
+    let mut writer = DiskWriter::new(disk, draft, parent, log, engine.owner.clock());
+    writer.quiet = quiet;
     if let Some((size_bytes, source_bytes)) = end.size {
         writer.size_bytes.store(size_bytes, Ordering::SeqCst);
         writer.source_bytes.store(source_bytes, Ordering::SeqCst);
     }
     writer.completion.resumed(end.finished);
-    if unknown > 0 {
-        writer.queue_resumed(&writer.draft.touched_regions());
-    }
     Ok(Arc::new(writer))
 }
 

@@ -1,5 +1,6 @@
 //! One connection, from the greeting to its end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -349,7 +350,7 @@ impl Transmission<'_> {
             .await
     }
 
-    /// Records that the connection writes; see [`Connection::note_write`]. The blocking part runs on a
+    /// Records that the connection writes; see [`Connection::begin_write`]. The blocking part runs on a
     /// blocking thread.
     async fn note_write(&self) -> Result<()> {
         match (&self.connection, &self.state.content) {
@@ -401,7 +402,13 @@ impl Transmission<'_> {
         if let Content::Write { disk, .. } = &self.state.content
             && self.inline.takes(&request, disk, &reservation)
         {
-            pending.answer(self.state.write(&request, reservation));
+            let state = &self.state;
+            let write = AssertUnwindSafe(|| state.write(&request, reservation));
+            // What panics is answered with EIO, as on a blocking thread, and ends nothing else; the panic hook has logged it.
+            match catch_unwind(write) {
+                Ok(written) => pending.answer(written),
+                Err(_) => drop(pending),
+            }
             self.inline.executed(&request).await;
             return Ok(());
         }

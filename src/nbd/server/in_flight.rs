@@ -68,9 +68,13 @@ impl InFlight {
             Ok(length) => length.min(PAYLOAD_BYTES_MAX),
             Err(_) => PAYLOAD_BYTES_MAX,
         };
-        if is_small(request) {
-            let allowance = Arc::clone(&self.allowance).acquire_many_owned(bytes);
-            share.0.push(allowance.await.map_err(closed)?);
+        let own = is_small(request).then(|| {
+            Arc::clone(&self.allowance)
+                .try_acquire_many_owned(bytes)
+                .ok()
+        });
+        if let Some(own) = own.flatten() {
+            share.0.push(own);
         } else if bytes > 0 {
             let own = Arc::clone(&self.bytes).acquire_many_owned(bytes);
             share.0.push(own.await.map_err(closed)?);

@@ -24,7 +24,7 @@ pub struct ServerLimits {
     /// Bytes of requests and replies in flight on all connections, beside 1 MiB for each connection, and up
     /// to 256 KiB in its TLS buffers.
     pub bytes: u32,
-    /// Requests that run at the same time.
+    /// Requests that run at the same time on blocking threads; each connection that writes may run one more on its own thread.
     pub workers: u32,
     /// Time limit for the handshake.
     pub handshake_timeout: Duration,

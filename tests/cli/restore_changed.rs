@@ -182,3 +182,36 @@ fn a_device_that_is_larger_keeps_what_lies_behind_the_disk() {
     let said = place.fails(2, &args);
     assert!(said.contains("the device has"), "{said}");
 }
+
+/// An export may be larger than the disk: what lies beyond stays.
+#[test]
+fn an_export_is_brought_back_and_keeps_what_lies_beyond_the_disk() {
+    if !has("qemu-nbd") {
+        return;
+    }
+    let (place, bytes) = with_a_point(12);
+    let mut present = bytes.clone();
+    // A cluster of zeroes, and one with data.
+    assert!(
+        bytes[5 * CLUSTER..6 * CLUSTER]
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+    present[5 * CLUSTER + 7] ^= 1;
+    present[0] ^= 1;
+    present.extend_from_slice(&[7; CLUSTER]);
+    fs::write(place.path("out.raw"), &present).unwrap();
+    let server = QemuNbd::start(&place, "raw", "out.raw", &[]);
+    let report = place.json(&onto(&server.uri));
+    let size = bytes.len() as u64;
+    assert_eq!(
+        numbers(&report),
+        [size, size, CLUSTER as u64, CLUSTER as u64]
+    );
+    let report = place.json(&onto(&server.uri));
+    assert_eq!(numbers(&report), [size, size, 0, 0]);
+    drop(server);
+    let after = fs::read(place.path("out.raw")).unwrap();
+    assert!(after[..bytes.len()] == bytes);
+    assert!(after[bytes.len()..] == [7; CLUSTER]);
+}

@@ -6,10 +6,10 @@
 //! - A cluster of the point is read only when the target differs, and is proved before it is written.
 //! - An error in the middle leaves clusters of both contents in the target; the same command run again finishes the work.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::piece::{Piece, Pieces, STEP_BYTES};
-use super::{Compared, Restored, THREADS_MAX};
+use super::{Compared, Restored, THREADS_MAX, ZERO_BYTES_MAX};
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::point::{LeafPage, ProvedDisk};
@@ -18,11 +18,10 @@ use crate::task::{self, Monitor};
 use crate::types::GuestCluster;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// LIMIT: bytes of zeroes that are compared at once: a cancelled restore ends soon.
-const ZERO_BYTES_MAX: u64 = 4 << 20;
-
 #[derive(Default)]
 struct Counts {
+    /// Whether anything was begun to be changed: what fails half-way counts nothing.
+    is_begun: AtomicBool,
     written: AtomicU64,
     zeroed: AtomicU64,
 }
@@ -87,8 +86,10 @@ pub fn restore_changed(
 /// Adds to an error what the target then has. The place is that of the cause.
 fn unfinished(cause: Error, counts: &Counts) -> Error {
     let changed = counts.written.load(Ordering::Relaxed) + counts.zeroed.load(Ordering::Relaxed);
-    let what = if changed == 0 {
+    let what = if !counts.is_begun.load(Ordering::Relaxed) {
         "the target was compared in part, and nothing of it was changed".to_owned()
+    } else if changed == 0 {
+        "the target may have content of the restore point beside what it had before".to_owned()
     } else {
         format!(
             "the target has content of the restore point ({changed} bytes were changed) beside what it had before"
@@ -124,6 +125,7 @@ fn compare_data(
         let whole = (end - from).next_multiple_of(CLUSTER_BYTES);
         let bytes = part(&mut buffers.disk, 0, whole)?;
         disk.read_clusters(page, piece.at + from, bytes)?;
+        counts.is_begun.store(true, Ordering::Relaxed);
         target.write_at(piece.at + from, part(bytes, 0, end - from)?)?;
         counts.written.fetch_add(end - from, Ordering::Relaxed);
     }
@@ -151,6 +153,7 @@ fn compare_zeroes(
         let chunks = bytes.chunks(usize_from_u64(CLUSTER_BYTES));
         let differs: Vec<bool> = chunks.map(|bytes| !is_zero(bytes)).collect();
         for (from, end) in runs(&differs, length) {
+            counts.is_begun.store(true, Ordering::Relaxed);
             target.punch(at + from, end - from)?;
             counts.zeroed.fetch_add(end - from, Ordering::Relaxed);
         }

@@ -9,7 +9,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::beneath::{Access, Dir};
@@ -84,10 +84,18 @@ impl<'a> Making<'a> {
     }
 
     fn is_there(&self) -> Result<bool> {
-        let made = self.file.metadata().or_io("cannot stat the file")?;
-        let there = std::fs::symlink_metadata(self.path());
-        Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (made.dev(), made.ino())))
+        is_named(&self.file, &self.path())
     }
+}
+
+/// Whether an open file still has a name.
+///
+/// # Errors
+/// `Io`.
+pub fn is_named(file: &File, path: &Path) -> Result<bool> {
+    let open = file.metadata().or_io("cannot stat the file")?;
+    let there = std::fs::symlink_metadata(path);
+    Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (open.dev(), open.ino())))
 }
 
 impl Drop for Making<'_> {
@@ -114,4 +122,23 @@ fn busy(dir: &Dir, name: &OsStr) -> Error {
     )
     .at_path(dir.path().join(name))
     .advise("wait for it to end, or name another")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_named;
+
+    #[test]
+    fn a_file_that_another_one_replaced_is_not_named_any_more() {
+        let temp = tempfile::tempdir().unwrap();
+        let (path, other) = (temp.path().join("a"), temp.path().join("b"));
+        std::fs::write(&path, "a").unwrap();
+        std::fs::write(&other, "b").unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        assert!(is_named(&file, &path).unwrap());
+        std::fs::rename(&other, &path).unwrap();
+        assert!(!is_named(&file, &path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_named(&file, &path).unwrap());
+    }
 }

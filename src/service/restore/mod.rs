@@ -10,7 +10,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::block::{FileDisk, ReadAt, WriteAt};
-use crate::capture::watch::Watch;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::jobs::restore::change::restore_changed;
@@ -29,6 +28,7 @@ use crate::sys::device;
 use crate::sys::durable::{self, Replace};
 use crate::task::Monitor;
 use crate::types::{DiskName, VmId, VmName};
+use place::{Used, refuse_used};
 pub use place::{refuse_place, refuse_repository};
 
 /// Receives the progress of a restore.
@@ -282,17 +282,7 @@ impl<'a> PointRestore<'a> {
         }
         let target = FileDisk::open(path, Access::ReadWrite)?;
         if !self.options.force {
-            // Uses that the kernel does not report: a running machine has the target open, or a
-            // loop device over it is mounted.
-            let mut watch = Watch::default();
-            let file = target.file().try_clone().or_io("cannot keep the device")?;
-            watch.add(path, Arc::new(file))?;
-            if let Some(found) = watch.look()? {
-                let message = format!("the device is in use: {}", found.description);
-                return Err(Error::new(ErrorKind::Busy, message)
-                    .at_path(path)
-                    .advise("free it first, or use --force"));
-            }
+            refuse_used(path, target.file(), Used::Device)?;
         }
         if target.size_bytes() < disk.source_bytes {
             return Err(Error::invalid(format!(

@@ -45,25 +45,37 @@ fn refuse_written(dir: &Dir, name: &OsStr) -> Result<()> {
     let Ok(file) = dir.open_file(name, Access::Read) else {
         return Ok(());
     };
-    refuse_used(&dir.path().join(name), file)
+    refuse_used(&dir.path().join(name), &file, Used::Target)
 }
 
-/// Refuses a target that another program has open for writing.
+/// What is not to be in use.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Used {
+    /// A file.
+    Target,
+    /// A device: the kernel does not report that a running machine has it open, or that a loop device over it is mounted.
+    Device,
+}
+
+/// Refuses what another program writes.
 ///
 /// # Errors
 /// `Busy`; `Io`.
-pub(super) fn refuse_used(path: &Path, file: File) -> Result<()> {
+pub(super) fn refuse_used(path: &Path, file: &File, what: Used) -> Result<()> {
     let mut watch = Watch::default();
-    watch.add(path, Arc::new(file))?;
-    match watch.look()? {
-        None => Ok(()),
-        Some(found) => {
-            let message = format!("the target is in use: {}", found.description);
-            Err(Error::new(ErrorKind::Busy, message)
-                .at_path(path)
-                .advise("stop what writes it, or name another file"))
-        }
-    }
+    let kept = file.try_clone().or_io("cannot keep the target")?;
+    watch.add(path, Arc::new(kept))?;
+    let Some(found) = watch.look()? else {
+        return Ok(());
+    };
+    let (name, advice) = match what {
+        Used::Target => ("target", "stop what writes it, or name another file"),
+        Used::Device => ("device", "free it first, or use --force"),
+    };
+    let message = format!("the {name} is in use: {}", found.description);
+    Err(Error::new(ErrorKind::Busy, message)
+        .at_path(path)
+        .advise(advice))
 }
 
 /// Refuses to restore into the repository: a file there could take the place of one of the

@@ -1,8 +1,8 @@
 //! A file that is there and is brought to the content of a restore point in place.
 //!
 //! # Invariants
-//! - No other process has the file while it is written: neither a restore, whose lock it would have, nor a machine or a loop device.
-//! - The file has the size of the disk, before and after.
+//! - No other process writes the file meanwhile: neither a second run, which would have its lock, nor a machine or a loop device.
+//! - The file has its name and the size of the disk, before and after: a restore that replaces the file meanwhile is found out.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,10 +10,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::PointRestore;
-use super::place::refuse_used;
+use super::place::{Used, refuse_used};
 use crate::block::FileDisk;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::jobs::restore::Restored;
+use crate::jobs::restore::making::is_named;
 use crate::repo::sidecar::point::PointDisk;
 use crate::sys::beneath::{Access, Dir};
 use crate::sys::flock::{Mode, try_lock};
@@ -40,12 +41,20 @@ impl PointRestore<'_> {
         }
         let file = open(dir, name, path)?;
         let kept = file.try_clone().or_io("cannot keep the file")?;
-        refuse_used(path, file.try_clone().or_io("cannot keep the file")?)?;
+        refuse_used(path, &file, Used::Target)?;
         check_size(&file, path, disk.source_bytes)?;
         let target = FileDisk::new(file, path, Access::ReadWrite)?;
         let restored = self.disk(disk, &target, false)?;
         check_size(&kept, path, disk.source_bytes)?;
-        Ok(restored)
+        if is_named(&kept, path)? {
+            return Ok(restored);
+        }
+        Err(Error::new(
+            ErrorKind::Busy,
+            "another file has the target's name now: the one that was written has lost it",
+        )
+        .at_path(path)
+        .advise("look at what replaced it, and run the same command again"))
     }
 }
 

@@ -20,6 +20,7 @@ use kit::world::Daemon;
 use kit::{Options, Result};
 
 const QEMU: &str = "qemu-nbd, new qcow2";
+const NULL: &str = "nbdkit null";
 const COPY: &str = "nbdcopy s";
 const WRITES: &str = "writes s";
 const TO_COMMIT: &str = "writes to commit s";
@@ -88,7 +89,7 @@ impl Scene {
             ("restorefs, unchanged", &unchanged),
             (QEMU, &qemu),
             ("nbdkit file", &file),
-            ("nbdkit null", &null),
+            (NULL, &null),
         ];
         for round in 0..self.options.rounds {
             for (name, start) in rows {
@@ -96,6 +97,11 @@ impl Scene {
                 let mut copy = Command::new("nbdcopy");
                 let used = server.measured(copy.arg(&self.source).arg(&server.uri))?;
                 table.add_used(name, COPY, used.seconds, &used);
+                if self.options.quick && name != NULL {
+                    let mut compare = Command::new("qemu-img");
+                    compare.args(["compare", "-q", "-f", "raw", "-F", "raw"]);
+                    timed(compare.arg(&self.source).arg(&server.uri))?;
+                }
                 server.end()?;
             }
         }
@@ -151,6 +157,9 @@ impl Scene {
             .arg(format!("--uri={uri}"))
             .arg(format!("--size={}", self.size_bytes))
             .arg(format!("--io_size={}", count * 4096));
+        if self.options.quick {
+            fio.args(["--verify=crc32c", "--do_verify=1", "--verify_state_save=0"]);
+        }
         fio
     }
 

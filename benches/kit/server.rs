@@ -126,9 +126,7 @@ impl Server {
 
     /// Runs a client, and answers its time with what the server used.
     pub(crate) fn measured(&self, client: &mut Command) -> Result<Usage> {
-        let before = Usage::so_far(self.pid)?;
-        let seconds = timed(client)?;
-        Ok(Usage::so_far(self.pid)?.since(&before, seconds))
+        Usage::during(self.pid, || timed(client))
     }
 
     /// Commits the session, if this is one of ours.

@@ -129,9 +129,11 @@ impl Table {
             };
             let _ = writeln!(
                 out,
-                "{head}| {name}: {of} | {:.2} | {:.0} | {:.0} |",
+                "{head}| {name}: {of} | {:.2} | {} | {:.0} |",
                 usage.cpu_seconds,
-                usage.switches,
+                usage
+                    .switches
+                    .map_or_else(String::new, |count| format!("{count:.0}")),
                 usage.rss_bytes / f64::from(1 << 20)
             );
             head = "";
@@ -147,7 +149,7 @@ impl Table {
                 "row": self.rows.get(row), "column": self.columns.get(column),
                 "median": figure.map(|f| f.median), "min": figure.map(|f| f.least), "max": figure.map(|f| f.most),
                 "ratio": self.ratio(row, column), "values": cells.iter().map(|cell| cell.value).collect::<Vec<_>>(),
-                "cpu_seconds": usage.map(|u| u.cpu_seconds), "context_switches": usage.map(|u| u.switches),
+                "cpu_seconds": usage.map(|u| u.cpu_seconds), "context_switches": usage.and_then(|u| u.switches),
                 "rss_bytes_max": usage.map(|u| u.rss_bytes),
             })
         });
@@ -177,15 +179,15 @@ impl Table {
     /// The medians of what was used.
     fn usage(&self, row: usize, column: usize) -> Option<Usage> {
         let cells = self.cells.get(&(row, column))?;
-        let of = |pick: fn(&Usage) -> f64| -> Option<f64> {
+        let of = |pick: fn(&Usage) -> Option<f64>| -> Option<f64> {
             let used = cells.iter().filter_map(|cell| cell.usage.as_ref());
-            Figure::of(used.map(pick)).map(|figure| figure.median)
+            Figure::of(used.filter_map(pick)).map(|figure| figure.median)
         };
         Some(Usage {
-            seconds: of(|u| u.seconds)?,
-            cpu_seconds: of(|u| u.cpu_seconds)?,
-            switches: of(|u| u.switches)?,
-            rss_bytes: of(|u| u.rss_bytes)?,
+            seconds: of(|u| Some(u.seconds))?,
+            cpu_seconds: of(|u| Some(u.cpu_seconds))?,
+            switches: of(|u| u.switches),
+            rss_bytes: of(|u| Some(u.rss_bytes))?,
         })
     }
 }

@@ -1,13 +1,16 @@
 //! What a program uses: wall time, processor time, context switches, memory.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::Result;
 
 /// Ticks of `/proc/PID/stat` in a second: USER_HZ, which is 100 on Linux.
 const TICKS: f64 = 100.0;
+
+/// How long perf gets to attach itself.
+const ATTACH: Duration = Duration::from_millis(200);
 
 /// What a program has used.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,8 +19,9 @@ pub(crate) struct Usage {
     pub(crate) seconds: f64,
     /// Processor time, of user and system.
     pub(crate) cpu_seconds: f64,
-    /// Context switches, voluntary and not.
-    pub(crate) switches: f64,
+    /// Context switches, voluntary and not. Of a running program they are known where perf(1) is: the kernel forgets
+    /// those of threads that have ended.
+    pub(crate) switches: Option<f64>,
     /// Largest resident size.
     pub(crate) rss_bytes: f64,
 }
@@ -62,13 +66,13 @@ impl Usage {
         Ok(Self {
             seconds,
             cpu_seconds: user + system,
-            switches: forced + waits,
+            switches: Some(forced + waits),
             rss_bytes: rss_kib * 1024.0,
         })
     }
 
-    /// What the running process `pid` has used so far, with `seconds` 0; the switches of threads that have ended are missing.
-    pub(crate) fn so_far(pid: u32) -> Result<Self> {
+    /// What the running process `pid` has used so far, with `seconds` 0 and without its context switches.
+    fn so_far(pid: u32) -> Result<Self> {
         let proc = Path::new("/proc").join(pid.to_string());
         let stat = std::fs::read_to_string(proc.join("stat"))?;
         // The name of the program, in parentheses, may have blanks.
@@ -80,42 +84,61 @@ impl Usage {
                 .ok_or("/proc/PID/stat is too short")?
                 .parse()?)
         };
-        let mut switches = 0.0;
-        for thread in std::fs::read_dir(proc.join("task"))? {
-            // A thread may end meanwhile.
-            let Ok(status) = std::fs::read_to_string(thread?.path().join("status")) else {
-                continue;
-            };
-            switches += field(&status, "voluntary_ctxt_switches:")?
-                + field(&status, "nonvoluntary_ctxt_switches:")?;
-        }
         let status = std::fs::read_to_string(proc.join("status"))?;
         Ok(Self {
             seconds: 0.0,
             cpu_seconds: (ticks(11)? + ticks(12)?) / TICKS,
-            switches,
+            switches: None,
             rss_bytes: field(&status, "VmHWM:")? * 1024.0,
         })
     }
 
-    /// What was used since `earlier`, in `seconds` of wall time; the largest resident size is that of the whole life.
-    pub(crate) fn since(&self, earlier: &Self, seconds: f64) -> Self {
-        Self {
+    /// What the running process `pid` uses while `work` runs, which answers its wall time in seconds. The largest resident size is that
+    /// of the whole life.
+    pub(crate) fn during(pid: u32, work: impl FnOnce() -> Result<f64>) -> Result<Self> {
+        let counter = SwitchCounter::start(pid)?;
+        let before = Self::so_far(pid)?;
+        let seconds = work()?;
+        let after = Self::so_far(pid)?;
+        Ok(Self {
             seconds,
-            cpu_seconds: self.cpu_seconds - earlier.cpu_seconds,
-            switches: self.switches - earlier.switches,
-            rss_bytes: self.rss_bytes,
-        }
+            cpu_seconds: after.cpu_seconds - before.cpu_seconds,
+            switches: counter.and_then(SwitchCounter::end),
+            rss_bytes: after.rss_bytes,
+        })
+    }
+}
+
+/// perf(1), which counts the context switches of a process with all threads that it has or gets.
+struct SwitchCounter {
+    perf: Child,
+    report: tempfile::NamedTempFile,
+}
+
+impl SwitchCounter {
+    /// `None` where there is no perf.
+    fn start(pid: u32) -> Result<Option<Self>> {
+        let report = tempfile::NamedTempFile::new()?;
+        let mut perf = Command::new("perf");
+        perf.args(["stat", "-x", ",", "-e", "context-switches", "-p"]);
+        perf.arg(pid.to_string()).arg("-o").arg(report.path());
+        perf.stdin(Stdio::null()).stderr(Stdio::null());
+        let Ok(perf) = perf.spawn() else {
+            return Ok(None);
+        };
+        std::thread::sleep(ATTACH);
+        Ok(Some(Self { perf, report }))
     }
 
-    /// This program and another that worked for it at the same time, such as a server and its client.
-    pub(crate) fn with(&self, other: &Self) -> Self {
-        Self {
-            seconds: self.seconds.max(other.seconds),
-            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
-            switches: self.switches + other.switches,
-            rss_bytes: self.rss_bytes + other.rss_bytes,
-        }
+    fn end(mut self) -> Option<f64> {
+        let pid = self.perf.id().to_string();
+        Command::new("kill").args(["-INT", &pid]).status().ok()?;
+        self.perf.wait().ok()?;
+        let text = std::fs::read_to_string(self.report.path()).ok()?;
+        let line = text
+            .lines()
+            .find(|line| line.contains("context-switches"))?;
+        line.split(',').next()?.parse().ok()
     }
 }
 
